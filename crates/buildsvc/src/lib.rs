@@ -1,0 +1,3 @@
+//! A BuildKit client: control, session and build context, without terminals, environment or jails.
+
+pub mod event;
