@@ -1,0 +1,3 @@
+//! The session that a build offers to the daemon.
+
+pub mod host;
