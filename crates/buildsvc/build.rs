@@ -2,12 +2,23 @@
 
 use std::path::Path;
 
-const ROOTS: &[&str] = &["github.com/tonistiigi/fsutil/types/wire.proto"];
+const ROOTS: &[&str] = &[
+    "github.com/moby/buildkit/api/services/control/control.proto",
+    "github.com/moby/buildkit/session/auth/auth.proto",
+    "github.com/moby/buildkit/session/filesync/filesync.proto",
+    "github.com/moby/buildkit/session/secrets/secrets.proto",
+    "github.com/moby/buildkit/session/sshforward/ssh.proto",
+    "github.com/tonistiigi/fsutil/types/wire.proto",
+    "google/rpc/status.proto",
+    "grpc/health/v1/health.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
-    println!("cargo::rerun-if-changed={}", include.display());
+    for package in ["github.com", "google", "grpc"] {
+        println!("cargo::rerun-if-changed={}", include.join(package).display());
+    }
     let files = protox::compile(ROOTS, [&include])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(files)?;
+    tonic_prost_build::configure().bytes(".").include_file("wire.rs").compile_fds(files)?;
     Ok(())
 }

@@ -1,9 +1,6 @@
-//! Generated wire types. They stay inside this crate: everything public speaks domain types.
+//! Generated wire types, one module for each level of their protobuf packages. They stay inside this crate: everything
+//! public speaks domain types.
 
-#![allow(missing_debug_implementations, clippy::all, clippy::pedantic)]
+#![allow(missing_debug_implementations, unused_qualifications, dead_code, clippy::all, clippy::pedantic)]
 
-pub mod fsutil {
-    pub mod types {
-        tonic::include_proto!("fsutil.types");
-    }
-}
+tonic::include_proto!("wire");

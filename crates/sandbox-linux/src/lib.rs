@@ -1,1 +1,41 @@
+//! Jails for a build client on Linux, described by nsjail policies.
+//!
+//! A [`Policy`] is read from text; [`Jail::new`] settles it with ktl's own binds, environment and descriptors and
+//! with the facts about the [`Caller`]; [`Nsjail`] starts it and [`Running`] waits for it. Inside, [`verify`]
+//! compares what the kernel says with the jail's [`Promises`]: whatever started the guest, it goes on only if it
+//! really is where it should be.
+//!
+//! The crate knows nothing of builds. It does not print, read the environment, or exit.
 
+mod caller;
+mod elf;
+mod fds;
+mod host;
+mod jail;
+mod limits;
+mod log;
+mod mountinfo;
+mod nsjail;
+mod policy;
+mod probe;
+mod promises;
+mod proof;
+mod proto;
+mod supervise;
+mod sys;
+mod workdir;
+
+pub use caller::{Caller, Extent, NAMESPACES};
+pub use elf::is_static_elf;
+pub use fds::{read_sealed_memfd, sealed_memfd};
+pub use host::HostFacts;
+pub use jail::{Bind, Correction, HostIds, Jail, JailError, Overrides};
+pub use limits::limit_names;
+pub use log::{Level, LogLine};
+pub use nsjail::{Command, Nsjail, NsjailError};
+pub use policy::{Builtin, MAX_POLICY_BYTES, Policy, PolicyError};
+pub use probe::{Visibility, probe};
+pub use promises::{PromisedMount, Promises};
+pub use proof::{Proof, ProofError, verify};
+pub use supervise::{OnSignal, Outcome, Running};
+pub use sys::{close_name_service_trap, take_fd};

@@ -22,7 +22,12 @@ pub trait Host: std::fmt::Debug + Send + Sync + 'static {
     async fn token_authority(&self, host: &str, salt: &[u8]) -> Result<Option<[u8; 32]>, HostError>;
 
     /// `payload` signed with the key of [`Host::token_authority`]: 64 bytes of signature, then the payload.
-    async fn sign_token_challenge(&self, host: &str, salt: &[u8], payload: &[u8]) -> Result<Vec<u8>, HostError>;
+    async fn sign_token_challenge(
+        &self,
+        host: &str,
+        salt: &[u8],
+        payload: &[u8],
+    ) -> Result<Vec<u8>, HostError>;
 
     /// A registry token, fetched on the host side so that the password never reaches the daemon.
     async fn fetch_token(&self, request: TokenRequest) -> Result<Token, HostError>;

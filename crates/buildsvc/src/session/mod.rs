@@ -1,3 +1,199 @@
 //! The session that a build offers to the daemon.
+//!
+//! While it solves, the daemon asks the client for what only the client has: the files of the build context, secrets,
+//! credentials, an ssh agent, and a place for results. It asks over a gRPC connection of its own, with the roles
+//! reversed: the bytes of that connection travel inside `Control.Session`, a stream of the connection that the client
+//! opened. [`tunnel`] makes those bytes a connection again; one module each serves the questions. A service that a build
+//! does not need is not registered at all, which denies it absolutely.
+//!
+//! Follows moby/buildkit `session/session.go` and `session/grpc.go`.
 
+mod auth;
+mod filesend;
+mod filesync;
+mod health;
 pub mod host;
+mod secrets;
+mod sshforward;
+mod tunnel;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_stream::StreamExt;
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+
+use crate::client::{self, Client, MAX_MESSAGE};
+use crate::context::LocalDir;
+use crate::error::BuildError;
+use crate::export::Receiver;
+use crate::proto::grpc::health::v1::health_server::HealthServer;
+use crate::proto::moby::buildkit::secrets::v1::secrets_server::SecretsServer;
+use crate::proto::moby::filesync::v1::auth_server::AuthServer;
+use crate::proto::moby::filesync::v1::file_sync_server::FileSyncServer;
+use crate::proto::moby::sshforward::v1::ssh_server::SshServer;
+use filesend::{Delivered, Deliveries, FileSend};
+use host::Host;
+
+/// What a build offers.
+#[derive(Debug)]
+pub struct Session {
+    /// Under which the daemon keeps received directories: a later build with the same key transfers only what changed.
+    /// One per context, such as its base name with a number of this machine. Never part of a result.
+    pub shared_key: String,
+    /// By the name that the daemon asks for: `context`, `dockerfile`, named contexts.
+    pub locals: BTreeMap<String, LocalDir>,
+    /// By exporter, in the order of [`Build::exports`](crate::build::Build::exports); `None` where the daemon keeps or
+    /// sends the result by itself.
+    pub outputs: Vec<Option<Output>>,
+    pub host: Arc<dyn Host>,
+    /// Ids of the secrets that may be asked for.
+    pub secrets: BTreeSet<String>,
+    /// Ids of the ssh agents that may be asked for.
+    pub agents: BTreeSet<String>,
+}
+
+/// Where the daemon delivers the result of one exporter.
+#[derive(Debug)]
+pub struct Output {
+    /// As messages name it.
+    pub path: String,
+    pub sink: Sink,
+}
+
+#[derive(Debug)]
+pub enum Sink {
+    /// One archive, written from where the file stands. Written by a thread of its own, so it may be a pipe.
+    File(std::fs::File),
+    /// The files of the `local` exporter.
+    Directory(Arc<Receiver>),
+}
+
+/// The daemon asks with one header for each pattern of an ignore file, and a file may have thousands.
+const MAX_HEADERS: u32 = 4 << 20;
+/// What the daemon may send ahead on one call: an archive, the files of a result…
+const STREAM_WINDOW: u32 = 4 << 20;
+/// …and on all of them, so that a slow disk never holds up the answers to health checks.
+const CONNECTION_WINDOW: u32 = 32 << 20;
+
+impl Session {
+    /// Registers the session with the daemon and serves it until the returned value is closed or dropped.
+    pub(crate) async fn open(self, client: &Client, limit: Duration) -> Result<Attached, BuildError> {
+        const DURING: &str = "the opening of the session";
+        let (deliveries, handlers) = Deliveries::new(self.outputs);
+        let mut methods: Vec<&str> = health::METHODS.to_vec();
+        methods.extend(auth::METHODS);
+        let mut server = tonic::transport::Server::builder()
+            .http2_max_header_list_size(MAX_HEADERS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
+        let sized = MAX_MESSAGE;
+        let mut router = server.add_service(HealthServer::new(health::Health)).add_service(
+            AuthServer::new(auth::Auth::new(self.host.clone())).max_decoding_message_size(sized),
+        );
+        if !self.locals.is_empty() {
+            methods.extend(filesync::METHODS);
+            let service = FileSyncServer::new(filesync::FileSync::new(self.locals));
+            router =
+                router.add_service(service.max_decoding_message_size(sized).max_encoding_message_size(sized));
+        }
+        if !deliveries.is_empty() {
+            methods.extend(filesend::METHODS);
+            router = router.add_service(FileSend::new(deliveries.clone()));
+        }
+        if !self.secrets.is_empty() {
+            methods.extend(secrets::METHODS);
+            router = router
+                .add_service(SecretsServer::new(secrets::Secrets::new(self.host.clone(), self.secrets)));
+        }
+        if !self.agents.is_empty() {
+            methods.extend(sshforward::METHODS);
+            let service = SshServer::new(sshforward::Agents::new(self.host.clone(), self.agents));
+            router = router.add_service(service.max_decoding_message_size(sized));
+        }
+
+        let id = crate::identity::fresh();
+        let (pipe, outgoing) = tunnel::pipe();
+        let closed = Closer(pipe.clone());
+        let mut request = tonic::Request::new(outgoing);
+        introduce(request.metadata_mut(), &id, &self.shared_key, &methods);
+        let mut control = client.control();
+        let incoming = client
+            .ask(DURING, limit, control.session(request))
+            .await?
+            .map_err(|status| client::lost(DURING, &status))?
+            .into_inner();
+        let connection = tokio_stream::once(Ok::<_, std::io::Error>(tunnel::Tunnel::new(incoming, pipe)));
+        router
+            .serve_with_incoming(connection.map(|connection| connection))
+            .await
+            .map_err(|error| client::lost(DURING, &error))?;
+        Ok(Attached { id, closer: closed, deliveries, handlers })
+    }
+}
+
+/// Who this session is and what may be asked of it. One entry for each method: the daemon does not split lists.
+fn introduce(metadata: &mut MetadataMap, id: &str, shared_key: &str, methods: &[&str]) {
+    // A key that cannot stand in a header costs a transfer, not the build.
+    let value = |text: &str| text.parse().unwrap_or_else(|_| AsciiMetadataValue::from_static(""));
+    metadata.insert("x-docker-expose-session-uuid", value(id));
+    metadata.insert("x-docker-expose-session-sharedkey", value(shared_key));
+    for method in methods {
+        metadata.append("x-docker-expose-session-grpc-method", value(method));
+    }
+}
+
+/// A session under way. Closing it ends every call that the daemon has open in it.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    id: String,
+    closer: Closer,
+    deliveries: Arc<Deliveries>,
+    handlers: tokio::sync::mpsc::Receiver<()>,
+}
+
+/// Closes on drop, so that no way out of a build leaves a session behind.
+#[derive(Debug)]
+struct Closer(Arc<tunnel::Pipe>);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Attached {
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn close(&self) {
+        self.closer.0.close();
+    }
+
+    /// What arrived. Waits, within bounds, for receivers that still set the times of what they wrote; call it after
+    /// [`Attached::close`], which ends their streams.
+    pub(crate) async fn deliveries(&mut self) -> Delivered {
+        const LAST_TOUCHES: Duration = Duration::from_secs(5);
+        self.deliveries.stop_accepting();
+        let _ = tokio::time::timeout(LAST_TOUCHES, self.handlers.recv()).await;
+        self.deliveries.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_repeated_entries() {
+        let mut metadata = MetadataMap::new();
+        introduce(&mut metadata, "s1", "", &["/a.B/C", "/d.E/F"]);
+        let methods: Vec<_> = metadata.get_all("x-docker-expose-session-grpc-method").iter().collect();
+        assert_eq!(methods, ["/a.B/C", "/d.E/F"]);
+        assert_eq!(metadata.get("x-docker-expose-session-sharedkey").unwrap(), "");
+        introduce(&mut metadata, "s1", "line\nbreak", &[]);
+        assert_eq!(metadata.get("x-docker-expose-session-sharedkey").unwrap(), "");
+    }
+}

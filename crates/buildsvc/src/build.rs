@@ -1,0 +1,314 @@
+//! One build, from request to result.
+//!
+//! [`run`] opens the session, then lets the daemon solve while its progress is read, and closes the session when the
+//! solve has ended. The order, and what the request must hold for which daemon, follow moby/buildkit `client/solve.go`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+use crate::client::{self, Client, DaemonInfo};
+use crate::error::BuildError;
+use crate::event::Event;
+use crate::failure;
+use crate::proto::moby::buildkit::v1 as wire;
+use crate::session::Session;
+use crate::status::follow;
+use crate::version::Version;
+
+/// For questions that a daemon answers at once.
+const ANSWER: Duration = Duration::from_secs(20);
+/// After a cancelled solve: for the steps' last words.
+const CANCELLED_DRAIN: Duration = Duration::from_secs(3);
+/// A daemon that shuts down cancels its builds shortly before it closes its connections.
+const SHUTDOWN: Duration = Duration::from_millis(500);
+
+/// What to build, and what becomes of it. Frontend attributes are dockerfile.v0's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    /// Name of this build in the daemon's history, never used before: [`identity::fresh`](crate::identity::fresh).
+    pub reference: String,
+    /// `dockerfile.v0` or `gateway.v0`.
+    pub frontend: String,
+    pub frontend_attrs: BTreeMap<String, String>,
+    /// In the order of the session's outputs.
+    pub exports: Vec<Export>,
+    pub cache_imports: Vec<CacheEntry>,
+    pub cache_exports: Vec<CacheEntry>,
+    pub entitlements: Vec<String>,
+}
+
+/// One exporter of the daemon, with the attributes that it gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Export {
+    pub kind: String,
+    pub attrs: BTreeMap<String, String>,
+}
+
+/// One cache to read from or write to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheEntry {
+    pub kind: String,
+    pub attrs: BTreeMap<String, String>,
+}
+
+/// What came of a build.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildResult {
+    /// `containerimage.digest` and the like, as the exporters name them.
+    pub exporter_response: BTreeMap<String, String>,
+}
+
+impl Build {
+    /// Takes the network from every RUN step of the Dockerfile.
+    ///
+    /// Three things together: the attribute that the builtin frontend honours; `cmdline`, whose presence keeps a
+    /// `# syntax=` line from handing the Dockerfile to another frontend that need not; and no entitlement to the host's
+    /// network, without which the daemon rejects `RUN --network=host`. The daemon must be asked first:
+    /// [`supports_forced_network`](crate::version::supports_forced_network).
+    pub fn without_network(&mut self) {
+        "dockerfile.v0".clone_into(&mut self.frontend);
+        self.frontend_attrs.insert("force-network-mode".to_owned(), "none".to_owned());
+        self.frontend_attrs.insert("cmdline".to_owned(), String::new());
+        self.entitlements.retain(|entitlement| entitlement != "network.host");
+    }
+
+    /// What an older daemon would leave out without saying so.
+    fn requirements(&self) -> Vec<(Version, &'static str)> {
+        let mut needs = Vec::new();
+        if self.exports.len() > 1 {
+            needs.push((Version::new(0, 13, 0), "write several outputs in one build"));
+        }
+        if self.frontend_attrs.keys().any(|key| key.starts_with("attest:")) {
+            needs.push((Version::new(0, 11, 0), "make attestations"));
+        }
+        if self.entitlements.iter().any(|entitlement| entitlement.starts_with("device")) {
+            needs.push((Version::new(0, 20, 0), "give devices to a build"));
+        }
+        needs
+    }
+
+    /// Refuses what `info` cannot do. None of it is a matter of security, so a version that cannot be read, which is
+    /// somebody's own build of the daemon, passes for the newest. A daemon that cannot tell its version is an old one.
+    fn check(&self, info: &DaemonInfo) -> Result<(), BuildError> {
+        let version = match info.parsed() {
+            Some(version) if version > Version::new(0, 0, 0) => version,
+            _ if info.version.is_empty() => Version::new(0, 8, 0),
+            _ => return Ok(()),
+        };
+        match self.requirements().into_iter().find(|(since, _)| version < *since) {
+            None => Ok(()),
+            Some((since, what)) => {
+                let shown = if info.version.is_empty() { "before v0.11" } else { info.version.as_str() };
+                Err(BuildError::Unsupported {
+                    version: shown.to_owned(),
+                    what: format!("{what}: that needs {since}"),
+                })
+            }
+        }
+    }
+
+    fn request(&self, reference: &str, session: &str) -> wire::SolveRequest {
+        let entries = |entries: &[CacheEntry]| -> Vec<wire::CacheOptionsEntry> {
+            let entry = |entry: &CacheEntry| wire::CacheOptionsEntry {
+                r#type: entry.kind.clone(),
+                attrs: entry.attrs.clone().into_iter().collect(),
+            };
+            entries.iter().map(entry).collect()
+        };
+        let exporters: Vec<wire::Exporter> = self
+            .exports
+            .iter()
+            .map(|export| wire::Exporter {
+                r#type: export.kind.clone(),
+                attrs: export.attrs.clone().into_iter().collect(),
+            })
+            .collect();
+        // Daemons before 0.13 know no list.
+        let first = exporters.first().cloned().unwrap_or_default();
+        let mut frontend_attrs = self.frontend_attrs.clone();
+        if !self.cache_imports.is_empty() {
+            // Frontends resolve their sources with these; the daemon itself uses the copy in `cache`.
+            let entry = |entry: &CacheEntry| serde_json::json!({ "Type": entry.kind, "Attrs": entry.attrs });
+            let imports: serde_json::Value = self.cache_imports.iter().map(entry).collect();
+            frontend_attrs.insert("cache-imports".to_owned(), imports.to_string());
+        }
+        wire::SolveRequest {
+            r#ref: reference.to_owned(),
+            session: session.to_owned(),
+            frontend: self.frontend.clone(),
+            frontend_attrs: frontend_attrs.into_iter().collect(),
+            exporter_deprecated: first.r#type,
+            exporter_attrs_deprecated: first.attrs,
+            exporters,
+            cache: Some(wire::CacheOptions {
+                exports: entries(&self.cache_exports),
+                imports: entries(&self.cache_imports),
+                ..wire::CacheOptions::default()
+            }),
+            entitlements: self.entitlements.clone(),
+            ..wire::SolveRequest::default()
+        }
+    }
+}
+
+/// How a solve ended, before anything is made of it.
+enum Outcome {
+    Answered(Result<wire::SolveResponse, Status>),
+    Cancelled,
+    Lost,
+}
+
+/// Has `client`'s daemon do `build`, serving it from `session` and reporting to `events`.
+///
+/// Ends when the daemon has answered and its progress is read to the end, when `cancel` has been heeded, or promptly when
+/// the connection ends. Dropping the future cancels the build as well. A receiver of events that has gone away is no
+/// error; one that stands still holds back the progress alone.
+pub async fn run(
+    client: &Client,
+    build: &Build,
+    session: Session,
+    events: mpsc::Sender<Event>,
+    cancel: CancellationToken,
+) -> Result<BuildResult, BuildError> {
+    if !build.requirements().is_empty() {
+        build.check(&client.info(ANSWER).await?)?;
+    }
+    let opening = session.open(client, ANSWER);
+    let mut attached = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(BuildError::Cancelled),
+        attached = opening => attached?,
+    };
+    let reference =
+        if build.reference.is_empty() { crate::identity::fresh() } else { build.reference.clone() };
+    let solved = CancellationToken::new();
+    let mut progress = std::pin::pin!(follow(client, reference.clone(), events, solved.clone()));
+    let mut progress_ended = false;
+
+    let outcome = {
+        let mut control = client.control();
+        let request = build.request(&reference, attached.id());
+        let mut solve = std::pin::pin!(client.connected(control.solve(request)));
+        loop {
+            tokio::select! {
+                biased;
+                reply = &mut solve => break match reply {
+                    Some(reply) => Outcome::Answered(reply.map(tonic::Response::into_inner)),
+                    None => Outcome::Lost,
+                },
+                () = cancel.cancelled() => break Outcome::Cancelled,
+                () = &mut progress, if !progress_ended => progress_ended = true,
+            }
+        }
+        // Here the call is dropped, which is what cancels the solve on the daemon.
+    };
+    solved.cancel();
+    match outcome {
+        Outcome::Lost => Err(client::ended("the build")),
+        Outcome::Cancelled => {
+            if !progress_ended {
+                let drain = client.connected(tokio::time::timeout(CANCELLED_DRAIN, &mut progress));
+                let _ = drain.await;
+            }
+            Err(BuildError::Cancelled)
+        }
+        Outcome::Answered(reply) => {
+            attached.close();
+            if !progress_ended {
+                tokio::select! {
+                    biased;
+                    () = &mut progress => {}
+                    () = cancel.cancelled() => {}
+                    () = client.gone() => {}
+                }
+            }
+            let delivered = attached.deliveries().await;
+            match reply {
+                Ok(response) => {
+                    delivered.complete()?;
+                    Ok(BuildResult { exporter_response: response.exporter_response.into_iter().collect() })
+                }
+                Err(status) => Err(failed(client, &status, delivered.failure()).await),
+            }
+        }
+    }
+}
+
+/// Tells apart a build that failed, an output that could not be written here, and a daemon that is going away.
+async fn failed(client: &Client, status: &Status, output: Option<BuildError>) -> BuildError {
+    const DURING: &str = "the build";
+    if client::is_broken(status) {
+        return client::lost(DURING, status);
+    }
+    if let Some(output) = output {
+        return output;
+    }
+    if matches!(status.code(), Code::Cancelled | Code::Unavailable) {
+        let _ = tokio::time::timeout(SHUTDOWN, client.gone()).await;
+    }
+    if client.is_gone() && matches!(status.code(), Code::Cancelled | Code::Unavailable | Code::Unknown) {
+        return client::lost(DURING, status);
+    }
+    BuildError::Solve(Box::new(failure::read(status)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn export(kind: &str) -> Export {
+        Export { kind: kind.to_owned(), attrs: [("name".to_owned(), kind.to_owned())].into() }
+    }
+
+    #[test]
+    fn request_suits_old_and_new_daemons() {
+        let build = Build {
+            frontend: "dockerfile.v0".to_owned(),
+            exports: vec![export("image"), export("local")],
+            cache_imports: vec![CacheEntry {
+                kind: "registry".into(),
+                attrs: [("ref".into(), "r".into())].into(),
+            }],
+            ..Build::default()
+        };
+        let request = build.request("r1", "s1");
+        assert_eq!((request.r#ref.as_str(), request.session.as_str()), ("r1", "s1"));
+        assert_eq!(request.exporters.len(), 2);
+        assert_eq!(request.exporter_deprecated, "image");
+        assert_eq!(request.exporter_attrs_deprecated["name"], "image");
+        assert_eq!(request.cache.unwrap().imports[0].attrs["ref"], "r");
+        assert_eq!(request.frontend_attrs["cache-imports"], r#"[{"Attrs":{"ref":"r"},"Type":"registry"}]"#);
+        assert!(Build::default().request("r", "s").cache.is_some());
+    }
+
+    #[test]
+    fn old_daemons_are_asked_first() {
+        let several = Build { exports: vec![export("oci"), export("local")], ..Build::default() };
+        for (version, ok) in [
+            ("v0.13.0", true),
+            ("v0.12.5", false),
+            ("", false),
+            ("v0.0.0+unknown", true),
+            ("5a9ea6c31b4c", true),
+        ] {
+            let info = DaemonInfo { version: version.to_owned() };
+            assert_eq!(several.check(&info).is_ok(), ok, "{version}");
+            assert!(Build::default().check(&info).is_ok());
+        }
+    }
+
+    #[test]
+    fn no_network() {
+        let mut build =
+            Build { entitlements: vec!["network.host".into(), "device".into()], ..Build::default() };
+        build.without_network();
+        assert_eq!(build.frontend_attrs["force-network-mode"], "none");
+        assert!(build.frontend_attrs.contains_key("cmdline"));
+        assert_eq!(build.entitlements, ["device"]);
+    }
+}

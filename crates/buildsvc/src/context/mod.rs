@@ -1,0 +1,86 @@
+//! Local directories as the daemon reads them: the build context, the Dockerfile's directory, named contexts.
+//!
+//! The daemon asks for a directory by name and says which of it it wants; [`send::send`] then streams an ordered listing
+//! and the contents that the daemon requests. One file per step: [`pattern`] and `expression` decide what matches,
+//! `filter` what is kept and what need not be visited, [`followpaths`] which symlinks widen the selection, `walk` visits,
+//! `stat` describes, `entries` remembers what may be requested, `send` speaks the protocol. Everything on disk is reached
+//! through [`LocalDir`], which cannot be left by any path or symlink.
+//!
+//! Follows tonistiigi/fsutil as moby/buildkit uses it for `moby.filesync.v1.FileSync`.
+
+mod entries;
+mod expression;
+mod filter;
+pub(crate) mod followpaths;
+pub(crate) mod gopath;
+mod local_dir;
+pub(crate) mod pattern;
+pub mod send;
+pub(crate) mod stat;
+mod walk;
+
+pub use gopath::BadPattern;
+pub use local_dir::LocalDir;
+pub use pattern::InvalidPattern;
+
+use std::io;
+
+/// What the daemon wants of a directory, in the words of the FileSync request's metadata. Empty lists restrict nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// An entry is kept if it or a directory above it matches.
+    pub include: Vec<String>,
+    /// Ignore patterns, in order; `!` takes back.
+    pub exclude: Vec<String>,
+    /// Paths to include together with every symlink on the way to them.
+    pub followpaths: Vec<String>,
+}
+
+/// Why a directory could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum ContextError {
+    /// A pattern of the request is malformed.
+    #[error("invalid {kind} pattern {source}")]
+    Pattern {
+        kind: &'static str,
+        #[source]
+        source: InvalidPattern,
+    },
+    /// The directory or something in it could not be read. `path` is relative to the directory; `.` is the directory.
+    #[error("failed to {operation} {path}: {source}")]
+    Read {
+        operation: &'static str,
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    /// A file became something else between its listing and its reading.
+    #[error("{path} is no longer a regular file")]
+    Changed { path: String },
+    /// More names than the table of entries can count.
+    #[error("too many files")]
+    TooMany,
+    /// The daemon asked for an entry that it may not have, or twice.
+    #[error("invalid file id {0}")]
+    InvalidId(u32),
+    /// The daemon gave up and said why.
+    #[error("error from receiver: {0}")]
+    Receiver(String),
+    /// The daemon ended the stream in the middle of the transfer.
+    #[error("the daemon ended the transfer of a local directory early")]
+    Ended,
+    /// Nobody reads the transfer any more.
+    #[error("the transfer was cancelled")]
+    Cancelled,
+}
+
+impl ContextError {
+    pub(crate) fn read(operation: &'static str, path: &[u8], source: impl Into<io::Error>) -> ContextError {
+        let path = if path.is_empty() { b"." } else { path };
+        ContextError::Read {
+            operation,
+            path: String::from_utf8_lossy(path).into_owned(),
+            source: source.into(),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Streams to a scripted agent, and to the real one of OpenSSH.
+
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::*;
+
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    [&(body.len() as u32 + 1).to_be_bytes()[..], &[kind], body].concat()
+}
+
+/// An ssh `string`.
+fn string(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat()
+}
+
+fn take<'a>(bytes: &mut &'a [u8]) -> &'a [u8] {
+    let (length, rest) = bytes.split_at(4);
+    let (taken, rest) = rest.split_at(u32::from_be_bytes(length.try_into().unwrap()) as usize);
+    *bytes = rest;
+    taken
+}
+
+fn ask(stream: &UnixStream, question: &[u8]) -> Vec<u8> {
+    { stream }.write_all(question).unwrap();
+    read(stream).unwrap().unwrap()[4..].to_vec()
+}
+
+fn socket(id: &str, path: &Path) -> AgentSource {
+    AgentSource { id: id.into(), kind: AgentKind::Socket(path.into()) }
+}
+
+fn keys(paths: &[&Path]) -> Agents {
+    let kind = AgentKind::Keys(paths.iter().map(|path| path.to_path_buf()).collect());
+    Agents::new(vec![AgentSource { id: DEFAULT_AGENT.into(), kind }], std::env::var_os("PATH").unwrap())
+}
+
+fn keygen(path: &Path, arguments: &[&str]) {
+    let status = Command::new("ssh-keygen").args(["-q", "-f"]).arg(path).args(arguments).status().unwrap();
+    assert!(status.success());
+}
+
+/// Runs `test` on a stream to the agent `id` while a thread passes the messages on.
+fn connected<T>(agents: &Agents, id: &str, book: &Book, test: impl FnOnce(&UnixStream) -> T) -> T {
+    let (end, forward) = agents.connect(id, &Stop::new().unwrap()).unwrap().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| agents.run(&forward, book));
+        let stream = UnixStream::from(end);
+        let result = test(&stream);
+        drop(stream);
+        result
+    })
+}
+
+#[test]
+fn only_listing_and_signing_reach_the_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent");
+    let listener = UnixListener::bind(&path).unwrap();
+    let agent = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut seen = Vec::new();
+        while let Some(question) = read(&stream).unwrap() {
+            write(&stream, &message(100, &question[4..])).unwrap();
+            seen.push(question[4]);
+        }
+        seen
+    });
+    let agents = Agents::new(vec![socket(DEFAULT_AGENT, &path)], OsString::new());
+    let book = Book::default();
+    connected(&agents, "", &book, |stream| {
+        assert_eq!(ask(stream, &message(11, b"")), [100, 11]);
+        assert_eq!(ask(stream, &message(13, b"data")), b"\x64\x0ddata");
+        for kind in (0..=255).filter(|kind| !matches!(kind, 11 | 13)) {
+            assert_eq!(ask(stream, &message(kind, b"data")), [5], "{kind}");
+        }
+        assert_eq!(ask(stream, &[0, 0, 0, 0]), [5]);
+        assert_eq!(ask(stream, &message(11, b"")), [100, 11]);
+    });
+    assert_eq!(agent.join().unwrap(), [11, 13, 11]);
+    let record = book.close();
+    assert_eq!(record.refused, 255);
+    assert_eq!(record.refusals[0].reason, "agent message 0");
+    assert!(agents.streams().open.is_empty());
+}
+
+#[test]
+fn a_message_that_is_too_long_closes_the_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let agents = Agents::new(vec![socket(DEFAULT_AGENT, &path)], OsString::new());
+    connected(&agents, DEFAULT_AGENT, &Book::default(), |mut stream| {
+        stream.write_all(&(FRAME_LIMIT as u32 + 1).to_be_bytes()).unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+    });
+}
+
+#[test]
+fn closing_ends_a_stream_that_waits_for_the_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent");
+    let listener = UnixListener::bind(&path).unwrap();
+    let agents = Agents::new(vec![socket(DEFAULT_AGENT, &path)], OsString::new());
+    connected(&agents, DEFAULT_AGENT, &Book::default(), |mut stream| {
+        stream.write_all(&message(11, b"")).unwrap();
+        let (agent, _) = listener.accept().unwrap();
+        assert!(read(&agent).unwrap().is_some());
+        agents.close();
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+    });
+    assert!(matches!(agents.connect("", &Stop::new().unwrap()), Err(Denial::Rule(_))));
+}
+
+#[test]
+fn streams_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent");
+    let listener = UnixListener::bind(&path).unwrap();
+    let _accepting = std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        while kept.len() < STREAM_LIMIT {
+            kept.push(listener.accept().unwrap());
+        }
+    });
+    let agents = Agents::new(vec![socket("a", &path)], OsString::new());
+    let stop = Stop::new().unwrap();
+    let open: Vec<_> = (0..STREAM_LIMIT).map(|_| agents.connect("a", &stop).unwrap().unwrap()).collect();
+    let path = dir.path().join("second");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let denied = Agents { sources: [("a".into(), AgentKind::Socket(path))].into(), ..agents };
+    assert!(matches!(denied.connect("a", &stop), Err(Denial::Rule(_))));
+    open.iter().for_each(|(_, forward)| denied.forget(forward));
+    assert!(denied.connect("a", &stop).unwrap().is_some());
+}
+
+#[test]
+fn agents_that_are_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let agents = Agents::new(vec![socket("a", &dir.path().join("absent"))], OsString::new());
+    let stop = Stop::new().unwrap();
+    assert!(agents.has("a") && !agents.has("") && !agents.has("b"));
+    assert!(agents.connect("b", &stop).unwrap().is_none());
+    let text = agents.connect("a", &stop).unwrap_err().text().to_owned();
+    assert!(text.starts_with("ssh agent \"a\": cannot connect to ") && text.contains("absent"), "{text}");
+}
+
+#[test]
+fn key_files_sign_through_an_agent_of_our_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+    keygen(&first, &["-t", "ed25519", "-N", "", "-C", "one"]);
+    keygen(&second, &["-t", "ecdsa", "-N", "", "-m", "PEM"]);
+    // As it comes out of a checkout; ssh-add itself would refuse the file.
+    std::fs::set_permissions(&first, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let public = std::fs::read_to_string(first.with_extension("pub")).unwrap();
+    let public = STANDARD.decode(public.split(' ').nth(1).unwrap()).unwrap();
+
+    let agents = keys(&[&first, &second]);
+    let book = Book::default();
+    connected(&agents, "", &book, |stream| {
+        let answer = ask(stream, &message(11, b""));
+        assert_eq!(&answer[..5], [12, 0, 0, 0, 2]);
+        let mut rest = &answer[5..];
+        assert_eq!(take(&mut rest), public);
+
+        let question = [string(&public), string(b"the data"), vec![0; 4]].concat();
+        let answer = ask(stream, &message(13, &question));
+        assert_eq!(answer[0], 14);
+        let mut signature = take(&mut &answer[1..]);
+        assert_eq!(take(&mut signature), b"ssh-ed25519");
+        let key = ring::signature::UnparsedPublicKey::new(&ring::signature::ED25519, &public[public.len() - 32..]);
+        key.verify(b"the data", take(&mut signature)).unwrap();
+
+        // SSH_AGENTC_REMOVE_ALL_IDENTITIES
+        assert_eq!(ask(stream, &message(19, b"")), [5]);
+    });
+    // A second stream finds the same agent, with its keys.
+    connected(&agents, "default", &book, |stream| {
+        assert_eq!(&ask(stream, &message(11, b""))[..5], [12, 0, 0, 0, 2]);
+    });
+    let (process, place) = {
+        let keyrings = agents.keyrings.lock().unwrap();
+        assert_eq!(keyrings.len(), 1);
+        let keyring = &keyrings[DEFAULT_AGENT];
+        let mode = std::fs::metadata(keyring.socket().parent().unwrap()).unwrap();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777, 0o700);
+        (keyring.process(), keyring.socket().parent().unwrap().to_owned())
+    };
+    assert!(place.exists());
+    drop(agents);
+    assert!(!place.exists());
+    let process = nix::unistd::Pid::from_raw(process as i32);
+    assert_eq!(nix::sys::signal::kill(process, None), Err(nix::Error::ESRCH));
+}
+
+#[test]
+fn keys_that_cannot_be_used_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    keygen(&at("openssh"), &["-t", "ed25519", "-N", "secret"]);
+    keygen(&at("pem"), &["-t", "ecdsa", "-N", "secret", "-m", "PEM"]);
+    keygen(&at("pkcs8"), &["-t", "ecdsa", "-N", "secret", "-m", "PKCS8"]);
+    keygen(&at("good"), &["-t", "ed25519", "-N", ""]);
+    std::fs::write(at("rubbish"), "not a key").unwrap();
+    std::fs::write(at("long"), vec![b'x'; 101 << 10]).unwrap();
+    let table = [
+        ("openssh", "needs a passphrase"),
+        ("pem", "needs a passphrase"),
+        ("pkcs8", "needs a passphrase"),
+        ("rubbish", "ssh-add does not take the ssh key"),
+        ("long", "is longer than 102400 bytes"),
+        ("absent", "cannot read the ssh key"),
+    ];
+    let stop = Stop::new().unwrap();
+    for (name, part) in table {
+        let agents = keys(&[&at("good"), &at(name)]);
+        let text = agents.connect("", &stop).unwrap_err().text().to_owned();
+        assert!(text.starts_with("ssh agent \"default\": ") && text.contains(part), "{text}");
+        assert!(text.contains(name), "{text}");
+        assert!(agents.keyrings.lock().unwrap().is_empty());
+    }
+    let mut agents = keys(&[&at("good")]);
+    agents.search_path = dir.path().into();
+    let text = agents.connect("", &stop).unwrap_err().text().to_owned();
+    assert!(text.contains("ssh-agent is not on the search path") && text.contains("openssh-client"), "{text}");
+}
+
+#[test]
+fn ssh_itself_works_with_a_stream() {
+    // `ssh-add -l` on a socket that a relay in this test connects to the guest's end.
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    keygen(&key, &["-t", "ed25519", "-N", "", "-C", "the comment"]);
+    let agents = keys(&[&key]);
+    let path = dir.path().join("relay");
+    let listener = UnixListener::bind(&path).unwrap();
+    connected(&agents, "", &Book::default(), |stream| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (client, _) = listener.accept().unwrap();
+                while let Some(question) = read(&client).unwrap() {
+                    write(stream, &question).unwrap();
+                    write(&client, &read(stream).unwrap().unwrap()).unwrap();
+                }
+            });
+            let listed =
+                Command::new("ssh-add").arg("-l").env("SSH_AUTH_SOCK", &path).stderr(Stdio::null()).output().unwrap();
+            let listed = String::from_utf8(listed.stdout).unwrap();
+            assert!(listed.contains("the comment (ED25519)") || listed.contains("(ED25519)"), "{listed}");
+        });
+    });
+}

@@ -1,0 +1,33 @@
+//! The broker: what the jailed build may ask of the world outside, and who answers.
+//!
+//! Inside the jail there is no home, no network and no agent socket. Yet a build needs registry logins, secrets, ssh
+//! signatures, and now and then a context file that only the user may read. So one socket pair crosses the jail's
+//! wall: the guest asks through [`BrokerClient`], and a [`Desk`] outside answers by the [`Rules`] that the command line
+//! set, and keeps a [`Record`]. Neither trusts the other: the guest may have been taken over by what it builds, and
+//! frames are bounded and checked on both ends.
+//!
+//! The desk runs on plain threads, started after the jail was forked, and leaves none behind when the guest's end
+//! closes; see [`desk`] for the one exception in time. The guest's side is asynchronous and holds one reading thread.
+
+mod agent;
+pub mod client;
+pub mod desk;
+mod helper;
+mod keyring;
+mod message;
+mod opening;
+mod program;
+mod realm;
+mod record;
+mod registry;
+pub mod rules;
+mod secret;
+mod seed;
+mod stop;
+mod token;
+mod wire;
+
+pub use client::BrokerClient;
+pub use desk::Desk;
+pub use record::{Record, Refusal};
+pub use rules::{AgentKind, AgentSource, Rules, SecretOrigin, SecretSource};

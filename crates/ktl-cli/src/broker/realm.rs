@@ -1,0 +1,277 @@
+//! Registry tokens, fetched where the user's login is.
+//!
+//! A registry names in its challenge a realm: the address that exchanges a login for a token. The address reaches us
+//! from the registry by way of the daemon and the guest, so it is not trusted: a login is sent nowhere in the clear
+//! but to the registry's own host or to this machine for a registry on this machine, never to where a redirect points,
+//! and of an answer only the token comes back.
+//!
+//! Follows `FetchToken` in `session/auth/authprovider/authprovider.go` of moby/buildkit and
+//! `core/remotes/docker/auth/fetch.go` of containerd.
+
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use buildsvc::dockerconfig::Login;
+use buildsvc::session::host::{Credentials, Secret, Token, TokenRequest};
+use serde::Deserialize;
+use ureq::http::{Response, Uri};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::{Agent, Body, Proxy};
+
+/// From first to last byte. The desk may be this late to end.
+pub const TIME: Duration = Duration::from_secs(30);
+const CONNECT_TIME: Duration = Duration::from_secs(10);
+const ANSWER_LIMIT: u64 = 1 << 20;
+/// Seconds that a token is good for when the registry does not say.
+const DEFAULT_EXPIRY: i64 = 60;
+const DEFAULT_CLIENT: &str = "buildkit-client";
+const URL_LIMIT: usize = 2 << 10;
+const WORD_LIMIT: usize = 1 << 10;
+const SCOPE_LIMIT: usize = 64;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RealmError {
+    #[error("the token request is out of bounds: {0}")]
+    Bounds(&'static str),
+    #[error("{realm:?} is no realm to fetch a token from: {reason}")]
+    Realm { realm: String, reason: &'static str },
+    #[error("{realm} redirects ({status}), which is not followed with a login")]
+    Redirect { realm: String, status: u16 },
+    #[error("cannot fetch a token from {realm}")]
+    Fetch {
+        realm: String,
+        #[source]
+        source: ureq::Error,
+    },
+    #[error("{realm} answers with status {status}")]
+    Status { realm: String, status: u16 },
+    #[error("the answer of {realm} is not that of a token server, at byte {column}")]
+    Malformed { realm: String, column: usize },
+    #[error("there is no token in the answer of {0}")]
+    NoToken(String),
+}
+
+impl RealmError {
+    /// Whether a rule of ours was broken, rather than something on the way.
+    pub fn is_rule(&self) -> bool {
+        matches!(self, RealmError::Bounds(_) | RealmError::Realm { .. } | RealmError::Redirect { .. })
+    }
+}
+
+#[derive(Debug)]
+pub struct Realms {
+    time: Duration,
+    roots: OnceLock<RootCerts>,
+}
+
+/// An address that a login may be sent to.
+#[derive(Debug, PartialEq, Eq)]
+struct Realm {
+    uri: Uri,
+    local: bool,
+    /// For errors: without its query.
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<i64>,
+    issued_at: Option<String>,
+}
+
+impl Realms {
+    pub fn new(time: Duration) -> Realms {
+        Realms { time, roots: OnceLock::new() }
+    }
+
+    /// A token for `request`, with what `login` holds; anonymous when it holds nothing.
+    pub fn fetch(&self, request: &TokenRequest, login: &Login) -> Result<Token, RealmError> {
+        check(request)?;
+        if !login.registry_token.0.is_empty() {
+            return Ok(Token {
+                token: login.registry_token.clone(),
+                expires_in: DEFAULT_EXPIRY,
+                issued_at: 0,
+            });
+        }
+        let realm = realm(&request.realm, &request.host)?;
+        let agent = self.agent(&realm);
+        let credentials = login.credentials();
+        if credentials.secret.0.is_empty() {
+            return get(&agent, &realm, request, &credentials);
+        }
+        match post(&agent, &realm, request, &credentials) {
+            // Token servers without the OAuth2 form say so in several ways.
+            Err(RealmError::Status { status: 401 | 404, .. }) => get(&agent, &realm, request, &credentials),
+            Err(RealmError::Status { status: 405, .. }) if !credentials.username.is_empty() => {
+                get(&agent, &realm, request, &credentials)
+            }
+            other => other,
+        }
+    }
+
+    fn agent(&self, realm: &Realm) -> Agent {
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_idle_connections(0)
+            .timeout_global(Some(self.time))
+            .timeout_connect(Some(CONNECT_TIME))
+            .user_agent(concat!("ktl/", env!("CARGO_PKG_VERSION")))
+            .proxy(if realm.local { None } else { Proxy::try_from_env() });
+        if realm.uri.scheme_str() == Some("https") {
+            let roots = self.roots.get_or_init(system_roots).clone();
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let tls = TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider);
+            config = config.tls_config(tls.build());
+        }
+        config.build().new_agent()
+    }
+}
+
+/// The roots that the system trusts. Files that cannot be read are left out: with no root left, no server is trusted.
+fn system_roots() -> RootCerts {
+    let found = rustls_native_certs::load_native_certs();
+    found.certs.iter().map(|der| Certificate::from_der(der.as_ref()).to_owned()).collect::<Vec<_>>().into()
+}
+
+fn check(request: &TokenRequest) -> Result<(), RealmError> {
+    let table = [
+        (request.realm.len() > URL_LIMIT, "the realm is too long"),
+        (request.service.len() > WORD_LIMIT, "the service is too long"),
+        (request.client_id.len() > WORD_LIMIT, "the client id is too long"),
+        (request.scopes.len() > SCOPE_LIMIT, "too many scopes"),
+        (request.scopes.iter().any(|scope| scope.len() > WORD_LIMIT), "a scope is too long"),
+    ];
+    table.into_iter().find(|(wrong, _)| *wrong).map_or(Ok(()), |(_, what)| Err(RealmError::Bounds(what)))
+}
+
+fn realm(text: &str, registry: &str) -> Result<Realm, RealmError> {
+    let refused = |reason| RealmError::Realm { realm: text.to_owned(), reason };
+    let uri: Uri = text.parse().map_err(|_| refused("it is not a URL"))?;
+    let authority = uri.authority().ok_or(refused("it names no host"))?;
+    if authority.as_str().contains('@') {
+        return Err(refused("it holds a user name"));
+    }
+    let host = authority.host().to_ascii_lowercase();
+    if host.is_empty() {
+        return Err(refused("it names no host"));
+    }
+    let registry = hostname(registry).to_ascii_lowercase();
+    let local = is_loopback(&host);
+    match uri.scheme_str() {
+        Some("https") => {}
+        Some("http") if host == registry || (local && is_loopback(&registry)) => {}
+        Some("http") => return Err(refused("only a registry's own host is spoken to without TLS")),
+        _ => return Err(refused("it is neither https nor http")),
+    }
+    let name = format!("{}://{authority}{}", uri.scheme_str().unwrap_or_default(), uri.path());
+    Ok(Realm { name, local, uri })
+}
+
+/// `host` of `host[:port]`, the brackets of an IPv6 address kept.
+fn hostname(registry: &str) -> &str {
+    match registry.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => registry,
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn text(secret: &Secret) -> String {
+    String::from_utf8_lossy(&secret.0).into_owned()
+}
+
+/// OAuth2: <https://distribution.github.io/distribution/spec/auth/oauth/>.
+fn post(
+    agent: &Agent,
+    realm: &Realm,
+    request: &TokenRequest,
+    credentials: &Credentials,
+) -> Result<Token, RealmError> {
+    let client = if request.client_id.is_empty() { DEFAULT_CLIENT } else { &request.client_id };
+    let (scope, secret) = (request.scopes.join(" "), text(&credentials.secret));
+    let mut form = vec![("service", request.service.as_str()), ("client_id", client)];
+    if !scope.is_empty() {
+        form.push(("scope", &scope));
+    }
+    if credentials.username.is_empty() {
+        form.extend([("grant_type", "refresh_token"), ("refresh_token", &secret)]);
+    } else {
+        form.extend([
+            ("grant_type", "password"),
+            ("username", credentials.username.as_str()),
+            ("password", &secret),
+        ]);
+    }
+    let answer = read(realm, agent.post(&realm.uri).send_form(form))?;
+    token(realm, answer.access_token, answer.expires_in, answer.issued_at)
+}
+
+/// The older form: <https://distribution.github.io/distribution/spec/auth/token/>.
+fn get(
+    agent: &Agent,
+    realm: &Realm,
+    request: &TokenRequest,
+    credentials: &Credentials,
+) -> Result<Token, RealmError> {
+    let mut call = agent.get(&realm.uri);
+    if !request.service.is_empty() {
+        call = call.query("service", &request.service);
+    }
+    for scope in &request.scopes {
+        call = call.query("scope", scope);
+    }
+    if !credentials.secret.0.is_empty() {
+        let pair = format!("{}:{}", credentials.username, text(&credentials.secret));
+        call = call.header("Authorization", format!("Basic {}", STANDARD.encode(pair)));
+    }
+    let answer = read(realm, call.call())?;
+    let either = answer.access_token.filter(|token| !token.is_empty()).or(answer.token);
+    token(realm, either, answer.expires_in, answer.issued_at)
+}
+
+fn read(realm: &Realm, response: Result<Response<Body>, ureq::Error>) -> Result<Answer, RealmError> {
+    let name = || realm.name.clone();
+    let failed = |source| RealmError::Fetch { realm: name(), source };
+    let mut response = response.map_err(failed)?;
+    match response.status().as_u16() {
+        200..=299 => {}
+        status @ 300..=399 => return Err(RealmError::Redirect { realm: name(), status }),
+        status => return Err(RealmError::Status { realm: name(), status }),
+    }
+    let body = response.body_mut().with_config().limit(ANSWER_LIMIT).read_to_vec().map_err(failed)?;
+    // Not serde's own text: it may quote the token.
+    serde_json::from_slice(&body)
+        .map_err(|error| RealmError::Malformed { realm: name(), column: error.column() })
+}
+
+fn token(
+    realm: &Realm,
+    token: Option<String>,
+    expires_in: Option<i64>,
+    issued_at: Option<String>,
+) -> Result<Token, RealmError> {
+    let token =
+        token.filter(|token| !token.is_empty()).ok_or_else(|| RealmError::NoToken(realm.name.clone()))?;
+    let issued_at = issued_at.and_then(|text| text.parse::<prost_types::Timestamp>().ok());
+    Ok(Token {
+        token: Secret(token.into_bytes()),
+        expires_in: expires_in.filter(|seconds| *seconds > 0).unwrap_or(DEFAULT_EXPIRY),
+        // Go writes a time that was never set as the first second of the year one.
+        issued_at: issued_at.map_or(0, |time| time.seconds.max(0)),
+    })
+}
+
+#[cfg(test)]
+#[path = "realm_tests.rs"]
+mod tests;

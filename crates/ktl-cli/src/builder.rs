@@ -1,0 +1,159 @@
+//! Which builder a build goes to, and the connection to it.
+//!
+//! The connection is made outside the jail, before any thread exists, and handed in as an open descriptor: the jail then needs
+//! neither the socket's file nor a network. See `dial` for the making and `tls` for what keeps a client key outside.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::cli::BuilderFlags;
+use crate::env::{self, Env};
+use crate::failure::Failure;
+
+/// Where a builder listens. Follows buildctl's address forms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    Unix(PathBuf),
+    Tcp { host: String, port: u16 },
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Unix(path) => write!(f, "unix://{}", path.display()),
+            Address::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
+            Address::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+        }
+    }
+}
+
+impl Address {
+    /// Reads `unix://PATH` (also `unix:PATH` and a bare absolute path) or `tcp://HOST:PORT`.
+    pub fn parse(text: &str) -> Result<Address, String> {
+        if let Some(path) = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")) {
+            return if path.starts_with('/') {
+                Ok(Address::Unix(path.into()))
+            } else {
+                Err(format!("`{text}` needs an absolute path, as in unix:///run/buildkit/buildkitd.sock"))
+            };
+        }
+        if text.starts_with('/') {
+            return Ok(Address::Unix(text.into()));
+        }
+        let Some(authority) = text.strip_prefix("tcp://") else {
+            return Err(match text.split_once("://") {
+                Some((scheme, _)) => format!("builders cannot be reached by `{scheme}://`; use unix://PATH or tcp://HOST:PORT"),
+                None => format!("`{text}` is no builder address; use unix://PATH or tcp://HOST:PORT"),
+            });
+        };
+        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        let (host, port) = authority
+            .rsplit_once(':')
+            .ok_or_else(|| format!("`{text}` names no port, as in tcp://{authority}:1234"))?;
+        let port = port.parse().map_err(|_| format!("`{port}` in `{text}` is no port number"))?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if host.is_empty() || host.contains(['/', '@', '?', '#', ' ']) {
+            return Err(format!("`{text}` is not of the form tcp://HOST:PORT"));
+        }
+        Ok(Address::Tcp { host: host.to_owned(), port })
+    }
+}
+
+/// One place where a builder may be found, and who named it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    pub address: Address,
+    pub named_by: &'static str,
+    /// Somebody typed or exported it: when it does not answer, no other is tried.
+    pub demanded: bool,
+}
+
+/// The candidates in the order of discovery. A name that was given ends the search.
+pub fn candidates(flags: &BuilderFlags, env: &Env) -> Result<Vec<Candidate>, Failure> {
+    let given = [
+        (flags.builder.clone(), "--builder"),
+        (env.text(env::KTL_BUILDER), env::KTL_BUILDER),
+        (env.text(env::BUILDKIT_HOST), env::BUILDKIT_HOST),
+    ];
+    for (text, named_by) in given {
+        if let Some(text) = text {
+            let address = Address::parse(&text).map_err(|why| Failure::usage(format!("{named_by}: {why}")))?;
+            return Ok(vec![Candidate { address, named_by, demanded: true }]);
+        }
+    }
+    let mut found = vec![Candidate {
+        address: Address::Unix("/run/buildkit/buildkitd.sock".into()),
+        named_by: "the system's default",
+        demanded: false,
+    }];
+    if let Some(runtime) = env.path("XDG_RUNTIME_DIR").filter(|dir| dir.is_absolute()) {
+        found.push(Candidate {
+            address: Address::Unix(runtime.join("buildkit/buildkitd.sock")),
+            named_by: "XDG_RUNTIME_DIR",
+            demanded: false,
+        });
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let unix = |path: &str| Ok(Address::Unix(path.into()));
+        let tcp = |host: &str, port| Ok(Address::Tcp { host: host.into(), port });
+        for (text, expected) in [
+            ("unix:///run/b.sock", unix("/run/b.sock")),
+            ("unix:/run/b.sock", unix("/run/b.sock")),
+            ("/run/b.sock", unix("/run/b.sock")),
+            ("tcp://builder:1234", tcp("builder", 1234)),
+            ("tcp://builder:1234/", tcp("builder", 1234)),
+            ("tcp://[::1]:1234", tcp("::1", 1234)),
+        ] {
+            assert_eq!(Address::parse(text), expected, "{text}");
+            let again = expected.map(|address: Address| address.to_string()).and_then(|text| Address::parse(&text));
+            assert_eq!(Address::parse(text), again, "{text} printed and read again");
+        }
+        for (text, part) in [
+            ("unix://run/b.sock", "absolute"),
+            ("builder", "no builder address"),
+            ("ftp://x", "`ftp://`"),
+            ("tcp://builder", "no port"),
+            ("tcp://builder:http", "no port number"),
+            ("tcp://:1", "form"),
+            ("tcp://u@h:1", "form"),
+        ] {
+            let error = Address::parse(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_given_builder_ends_the_search() {
+        let mut flags = BuilderFlags {
+            builder: None,
+            tlscacert: None,
+            tlscert: None,
+            tlskey: None,
+            tlsdir: None,
+            tlsservername: None,
+        };
+        let env = Env::of(&[("BUILDKIT_HOST", "unix:///b"), ("KTL_BUILDER", "unix:///k"), ("XDG_RUNTIME_DIR", "/run/user/7")]);
+        let names = |flags: &BuilderFlags, env: &Env| {
+            let found = candidates(flags, env).unwrap();
+            found.iter().map(|candidate| candidate.address.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&flags, &env), ["unix:///k"]);
+        flags.builder = Some("unix:///f".into());
+        assert_eq!(names(&flags, &env), ["unix:///f"]);
+        flags.builder = None;
+        assert_eq!(
+            names(&flags, &Env::of(&[("XDG_RUNTIME_DIR", "/run/user/7")])),
+            ["unix:///run/buildkit/buildkitd.sock", "unix:///run/user/7/buildkit/buildkitd.sock"]
+        );
+        flags.builder = Some("nonsense".into());
+        assert_eq!(candidates(&flags, &env).unwrap_err().exit, crate::exit::Exit::Usage);
+    }
+}

@@ -1,0 +1,191 @@
+//! The command line: what a person may type, and the help that explains it.
+//!
+//! Flags that docker buildx has are named and behave as there; the jail's are ktl's own. Values are parsed here only as far as
+//! clap can say what is wrong with them; [`crate::plan`] settles what they mean together.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::display::Mode;
+use crate::env;
+use crate::exit;
+
+/// Build container images from inside a jail
+///
+/// ktl drives buildkitd directly over its gRPC socket. Everything that talks to the builder runs in a jail: no home directory,
+/// no keys, no sockets, only the build context (read-only) and the outputs that you asked for.
+#[derive(Debug, Parser)]
+#[command(name = "ktl", version, after_help = exit::HELP, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Say what was decided and why: the builder that was found, the jail's proof
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Build(Box<BuildArgs>),
+}
+
+/// Build an image from a Dockerfile
+///
+/// Progress goes to stderr, the digest of the image to stdout. Without --output, --push or --load the result stays in the
+/// builder's cache.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_BUILD_HELP)]
+pub struct BuildArgs {
+    /// Directory of the build context
+    #[arg(value_name = "PATH")]
+    pub context: PathBuf,
+
+    #[command(flatten)]
+    pub build: BuildFlags,
+    #[command(flatten)]
+    pub result: ResultFlags,
+    #[command(flatten)]
+    pub display: DisplayFlags,
+    #[command(flatten)]
+    pub builder: BuilderFlags,
+    #[command(flatten)]
+    pub sandbox: SandboxFlags,
+}
+
+const AFTER_BUILD_HELP: &str = "Examples:
+  ktl build . -t app:dev                                 build, keep the result in the builder's cache
+  ktl build . -t registry.example/app:1 --push           build and push
+  ktl build . -o ./out                                   write the final stage's files to ./out
+  ktl build . --sandbox --hermetic                       no network: neither for the client nor for RUN
+  ktl build . --sandbox-probe-path /etc/shadow           show that the jail hides a path";
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Build")]
+pub struct BuildFlags {
+    /// Path of the Dockerfile, relative to the current directory [default: PATH/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Build-time variable; KEY alone takes its value from the environment (repeatable)
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub build_arg: Vec<String>,
+    /// Label of the image (repeatable)
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub label: Vec<String>,
+    /// Target platforms, such as linux/amd64,linux/arm64 (repeatable)
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    pub platform: Vec<String>,
+    /// Do not use the build cache
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Look for newer versions of all images that the build refers to
+    #[arg(long)]
+    pub pull: bool,
+    /// Secret for RUN --mount=type=secret: id=ID[,src=FILE|,env=VARIABLE] (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub secret: Vec<String>,
+    /// SSH agent or keys for RUN --mount=type=ssh: default|ID[=SOCKET|=KEY[,KEY]] (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub ssh: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Result")]
+pub struct ResultFlags {
+    /// Name of the image, NAME[:TAG] (repeatable)
+    #[arg(short, long, value_name = "NAME")]
+    pub tag: Vec<String>,
+    /// Where the result goes: DIR, - (a tar on stdout), or type=local|tar|oci|docker|image|registry[,dest=PATH][,name=NAME]
+    /// [,push=true][,KEY=VALUE] (repeatable). `logs` and `tty` name progress styles; a directory of that name is ./logs
+    #[arg(short, long, value_name = "SPEC")]
+    pub output: Vec<String>,
+    /// Push the image to its registry (type=registry)
+    #[arg(long)]
+    pub push: bool,
+    /// Load the image into the Docker Engine (type=docker, handed to `docker load`)
+    #[arg(long)]
+    pub load: bool,
+    /// Write the build's result metadata to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
+    /// Write the image ID to this file
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Display")]
+pub struct DisplayFlags {
+    /// Style of the progress: auto, plain, tty, quiet or rawjson [default: auto, which is tty on a terminal]
+    #[arg(long, value_name = "STYLE", env = env::BUILDKIT_PROGRESS, hide_env_values = true)]
+    pub progress: Option<Mode>,
+    /// No progress; print the image ID alone
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Builder")]
+pub struct BuilderFlags {
+    /// Address of the builder, unix://PATH or tcp://HOST:PORT [also: KTL_BUILDER, BUILDKIT_HOST]
+    #[arg(long, value_name = "ADDRESS")]
+    pub builder: Option<String>,
+    /// CA certificate of the builder, PEM (tcp only)
+    #[arg(long, value_name = "FILE")]
+    pub tlscacert: Option<PathBuf>,
+    /// Client certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "tlskey")]
+    pub tlscert: Option<PathBuf>,
+    /// Client key, PEM
+    #[arg(long, value_name = "FILE", requires = "tlscert")]
+    pub tlskey: Option<PathBuf>,
+    /// Directory with ca.pem|ca.crt, cert.pem|tls.crt and key.pem|tls.key
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["tlscacert", "tlscert", "tlskey"])]
+    pub tlsdir: Option<PathBuf>,
+    /// Name in the builder's certificate [default: the host of the address]
+    #[arg(long, value_name = "NAME")]
+    pub tlsservername: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sandbox")]
+pub struct SandboxFlags {
+    /// Jail the build's client. On by default; `off` is the only way out of the jail
+    #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    pub sandbox: Option<SandboxSwitch>,
+    /// nsjail policy of the jail, text or JSON [default: ktl's own linux-strict]
+    #[arg(long, value_name = "FILE")]
+    pub sandbox_config: Option<PathBuf>,
+    /// The nsjail program [default: nsjail on PATH]
+    #[arg(long, value_name = "PATH", env = env::KTL_SANDBOX_BIN, hide_env_values = true)]
+    pub sandbox_bin: Option<PathBuf>,
+    /// Show a host path inside the jail, read-only unless :rw (repeatable)
+    #[arg(long, value_name = "HOST:GUEST[:ro|rw]")]
+    pub sandbox_bind: Vec<OsString>,
+    /// Show your home directory inside the jail, read-only. This gives up much of what the jail protects
+    #[arg(long)]
+    pub sandbox_bind_home: bool,
+    /// Working directory inside the jail [default: /workspace]
+    #[arg(long, value_name = "DIR")]
+    pub sandbox_workdir: Option<PathBuf>,
+    /// Tell from inside the jail, before the build starts, whether a path is visible there (repeatable)
+    #[arg(long, value_name = "PATH")]
+    pub sandbox_probe_path: Vec<PathBuf>,
+    /// Stream the jail's own log lines as `[sandbox] …`
+    #[arg(long)]
+    pub sandbox_logs: bool,
+    /// No network: none for the jail, and none for RUN; exit 5 when the builder cannot promise that
+    #[arg(long)]
+    pub hermetic: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SandboxSwitch {
+    On,
+    Off,
+}

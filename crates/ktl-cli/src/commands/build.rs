@@ -1,0 +1,278 @@
+//! `ktl build`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use base64::Engine as _;
+use buildsvc::dockerconfig::DockerConfig;
+use buildsvc::output::Destination;
+
+use crate::broker::{Desk, Rules};
+use crate::builder;
+use crate::cancel::Cancel;
+use crate::cli::BuildArgs;
+use crate::dial::{self, Connection};
+use crate::env::Env;
+use crate::exit::Exit;
+use crate::failure::{Failure, chain};
+use crate::guest::{self, Ends, GuestResult};
+use crate::launch::{self, Handed};
+use crate::outputs::{self, Opened, PendingFile};
+use crate::plan::{self, BuildPlan, Facts, GuestOutput, HostPlan, Kind};
+use crate::tls::TlsFiles;
+use crate::ui::Ui;
+
+pub fn run(args: &BuildArgs, verbose: bool, env: &Env) -> Result<Exit, Failure> {
+    let ui = Ui { verbose, quiet: args.display.quiet };
+    let (mut plan, host) = plan::resolve(args, verbose, env, &facts()?)?;
+    refuse_tar_on_a_terminal(&host)?;
+    let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
+    let candidates = builder::candidates(&args.builder, env)?;
+    if host.sandbox.is_none() {
+        ui.line(format_args!("[sandbox] off: this build's client runs with all your rights"));
+    }
+    let connection = dial::dial(&candidates, tls.as_ref(), &ui)?;
+    plan.builder = connection.address.to_string();
+
+    let mut files = ResultFiles::open(&host, &plan.nonce)?;
+    let mut opened =
+        host.destinations.iter().map(|destination| outputs::open(destination, &plan.nonce)).collect::<Result<Vec<_>, _>>()?;
+    match hold(&mut plan, &host, connection, &mut opened, env, &ui) {
+        Ok((Exit::Ok, Some(result))) => {
+            opened.into_iter().try_for_each(Opened::commit)?;
+            files.write(&result)?;
+            announce(&plan, &host, &result, &ui)?;
+            Ok(Exit::Ok)
+        }
+        Ok((exit, _)) => {
+            opened.into_iter().for_each(Opened::abandon);
+            Ok(exit)
+        }
+        Err(failure) => {
+            opened.into_iter().for_each(Opened::abandon);
+            Err(failure)
+        }
+    }
+}
+
+/// Runs the conversation in the jail, or here when that was the user's choice.
+fn hold(
+    plan: &mut BuildPlan,
+    host: &HostPlan,
+    connection: Connection,
+    opened: &mut [Opened],
+    env: &Env,
+    ui: &Ui,
+) -> Result<(Exit, Option<GuestResult>), Failure> {
+    let Connection { stream, relay, .. } = connection;
+    let (desk_end, guest_end) = UnixStream::pair()
+        .map_err(|error| Failure::internal(format!("failed to make the broker's socket: {error}")))?;
+    let rules = rules(host, env, ui)?;
+    let serve = move || {
+        if let Some(relay) = relay {
+            // The guest sees the end of its stream and says so; a second message would be noise.
+            std::thread::spawn(move || drop(relay.run()));
+        }
+        let desk = Desk::new(rules).serve(desk_end);
+        desk.map(drop).map_err(|error| Failure::internal(format!("failed to start the broker: {error}")))
+    };
+    match &host.sandbox {
+        Some(sandbox) => {
+            let prepared = launch::prepare(plan, host, sandbox, opened, ui)?;
+            let outputs = opened.iter_mut().map(Opened::descriptor).collect::<Result<Vec<_>, _>>()?;
+            let handed = Handed { connection: stream, broker: guest_end.into(), outputs };
+            launch::run(prepared, plan, sandbox, handed, ui, serve)
+        }
+        None => {
+            serve()?;
+            let mut outputs: Vec<(i32, OwnedFd)> = Vec::new();
+            for (index, output) in opened.iter_mut().enumerate() {
+                let number = i32::try_from(index).unwrap_or(i32::MAX);
+                plan.outputs[index] = match (output.staging().map(Path::to_owned), output.descriptor()?) {
+                    (Some(staging), _) => GuestOutput::Directory(staging),
+                    (None, Some(fd)) => {
+                        outputs.push((number, fd));
+                        GuestOutput::Descriptor(number)
+                    }
+                    (None, None) => GuestOutput::None,
+                };
+            }
+            let ends = Ends { connection: stream, broker: guest_end.into(), cancel: Cancel::Signals, outputs };
+            Ok(guest::run(plan, ends))
+        }
+    }
+}
+
+fn facts() -> Result<Facts, Failure> {
+    let cwd = std::env::current_dir()
+        .map_err(|error| Failure::usage(format!("the current directory cannot be read: {error}")))?;
+    let host_name = nix::sys::utsname::uname().map(|name| name.nodename().to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(Facts {
+        cwd,
+        uid: nix::unistd::getuid().as_raw(),
+        host_name,
+        stderr_is_terminal: io::stderr().is_terminal(),
+        nonce: random_hex::<16>()?,
+        reference: random_hex::<12>()?,
+        kind_of,
+        real: |path| path.canonicalize().ok(),
+    })
+}
+
+fn kind_of(path: &Path) -> Kind {
+    match fs::metadata(path) {
+        Err(_) => Kind::Missing,
+        Ok(found) if found.is_dir() => Kind::Directory,
+        Ok(found) if found.is_file() => Kind::File,
+        Ok(found) => {
+            debug_assert!(found.file_type().is_socket() || !found.is_file());
+            Kind::Other
+        }
+    }
+}
+
+fn random_hex<const BYTES: usize>() -> Result<String, Failure> {
+    let mut bytes = [0; BYTES];
+    io::Read::read_exact(&mut File::open("/dev/urandom").map_err(no_random)?, &mut bytes).map_err(no_random)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn no_random(error: io::Error) -> Failure {
+    Failure::internal(format!("failed to read /dev/urandom: {error}"))
+}
+
+fn rules(host: &HostPlan, env: &Env, ui: &Ui) -> Result<Rules, Failure> {
+    let mut locals = BTreeMap::new();
+    for (name, path) in &host.locals {
+        let dir = File::open(path).map_err(|error| Failure::usage(format!("failed to open {}: {error}", path.display())))?;
+        locals.insert(name.clone(), OwnedFd::from(dir));
+    }
+    let docker_config = match &host.docker_config {
+        Some(dir) => DockerConfig::read(&dir.join("config.json")).unwrap_or_else(|error| {
+            // As docker does: a build may need no login, and one that does will say so.
+            ui.line(format_args!("WARNING: no registry logins: {}", chain(&error)));
+            DockerConfig::default()
+        }),
+        None => DockerConfig::default(),
+    };
+    Ok(Rules {
+        docker_config,
+        token_seeds: host.docker_config.clone(),
+        secrets: host.secrets.clone(),
+        agents: host.agents.clone(),
+        locals,
+        program_search_path: env.get("PATH").unwrap_or_default(),
+    })
+}
+
+fn refuse_tar_on_a_terminal(host: &HostPlan) -> Result<(), Failure> {
+    if host.destinations.contains(&Destination::Stdout) && io::stdout().is_terminal() {
+        return Err(Failure::usage("refusing to write a tar to the terminal").hint("Redirect it, or name a file with dest=FILE."));
+    }
+    Ok(())
+}
+
+/// `--metadata-file` and `--iidfile`, made ready before the build so that a bad path is told before the work.
+struct ResultFiles {
+    metadata: Option<PendingFile>,
+    iid: Option<PendingFile>,
+}
+
+impl ResultFiles {
+    fn open(host: &HostPlan, nonce: &str) -> Result<ResultFiles, Failure> {
+        let open = |path: &Option<std::path::PathBuf>| {
+            path.as_ref().map(|path| PendingFile::create(path, nonce)).transpose().map_err(|error| {
+                let mut failure = Failure::from(error);
+                failure.exit = Exit::Usage;
+                failure
+            })
+        };
+        Ok(ResultFiles { metadata: open(&host.metadata_file)?, iid: open(&host.iidfile)? })
+    }
+
+    fn write(&mut self, result: &GuestResult) -> Result<(), Failure> {
+        if let Some(mut file) = self.metadata.take() {
+            file.write_all(&metadata(&result.exporter_response))?;
+            file.commit()?;
+        }
+        if let Some(mut file) = self.iid.take() {
+            let id = image_id(&result.exporter_response).ok_or_else(|| {
+                Failure::usage("--iidfile: this build made no image").hint("Name it with -t, or ask for an image with -o.")
+            })?;
+            file.write_all(id.as_bytes())?;
+            file.commit()?;
+        }
+        Ok(())
+    }
+}
+
+/// The exporter's answers as docker buildx writes them: values that are base64 of a JSON object or array become JSON.
+fn metadata(response: &BTreeMap<String, String>) -> Vec<u8> {
+    let decoded = |value: &String| {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(value).ok()?;
+        let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+        (json.is_object() || json.is_array()).then_some(json)
+    };
+    let object: serde_json::Map<String, serde_json::Value> = response
+        .iter()
+        .map(|(key, value)| (key.clone(), decoded(value).unwrap_or_else(|| value.clone().into())))
+        .collect();
+    serde_json::to_vec_pretty(&object).unwrap_or_default()
+}
+
+/// The image's ID: the digest of its config, as docker has it, else that of its manifest.
+fn image_id(response: &BTreeMap<String, String>) -> Option<&str> {
+    let id = response.get("containerimage.config.digest").or_else(|| response.get("containerimage.digest"))?;
+    Some(id.as_str())
+}
+
+/// The last words: the digest on stdout, and where the result is.
+fn announce(plan: &BuildPlan, host: &HostPlan, result: &GuestResult, ui: &Ui) -> Result<(), Failure> {
+    let response = &result.exporter_response;
+    let digest = if plan.quiet { image_id(response) } else { response.get("containerimage.digest").map(String::as_str) };
+    if let Some(digest) = digest
+        && !host.destinations.contains(&Destination::Stdout)
+    {
+        writeln!(io::stdout().lock(), "{digest}")
+            .map_err(|error| Failure::new(Exit::BuildFailed, format!("failed to print the digest: {error}")))?;
+    }
+    if host.stays_in_cache {
+        ui.note(format_args!(
+            "The result stays in the builder's cache; --push, --load or -o bring it elsewhere."
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_decodes_what_holds_json() {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(r#"{"size":7}"#);
+        let response = BTreeMap::from([
+            ("containerimage.descriptor".to_owned(), encoded),
+            ("containerimage.digest".to_owned(), "sha256:ab".to_owned()),
+            ("image.name".to_owned(), "dGVzdA==".to_owned()),
+        ]);
+        let written: serde_json::Value = serde_json::from_slice(&metadata(&response)).unwrap();
+        assert_eq!(written["containerimage.descriptor"]["size"], 7);
+        assert_eq!(written["containerimage.digest"], "sha256:ab");
+        assert_eq!(written["image.name"], "dGVzdA==");
+    }
+
+    #[test]
+    fn the_image_id_is_the_configs_digest() {
+        let mut response = BTreeMap::from([("containerimage.digest".to_owned(), "sha256:m".to_owned())]);
+        assert_eq!(image_id(&response), Some("sha256:m"));
+        response.insert("containerimage.config.digest".to_owned(), "sha256:c".to_owned());
+        assert_eq!(image_id(&response), Some("sha256:c"));
+        assert_eq!(image_id(&BTreeMap::new()), None);
+    }
+}

@@ -1,0 +1,118 @@
+//! Makes the connection to the builder, on the host side and before any thread exists.
+
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::builder::{Address, Candidate};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::tls::{self, TlsFiles};
+use crate::ui::Ui;
+
+/// How long a TCP connection may take to be made. A unix socket answers at once or not at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connected stream that speaks HTTP/2 in the clear, whatever lies behind it.
+#[derive(Debug)]
+pub struct Connection {
+    pub stream: OwnedFd,
+    /// Must run on the host side, once threads are allowed, for the stream to move.
+    pub relay: Option<tls::Relay>,
+    /// The address that answered.
+    pub address: Address,
+}
+
+/// Connects to the first candidate that answers.
+pub fn dial(candidates: &[Candidate], tls: Option<&TlsFiles>, ui: &Ui) -> Result<Connection, Failure> {
+    let mut tried = Vec::new();
+    for candidate in candidates {
+        let Candidate { address, named_by, demanded } = candidate;
+        match connect(address, tls) {
+            Ok(connection) => {
+                ui.verbose(format_args!("builder: {address}, named by {named_by}"));
+                return Ok(connection);
+            }
+            Err(ConnectError::Io(error)) if !demanded => {
+                ui.verbose(format_args!("builder: {address}, named by {named_by}: {error}"));
+                tried.push(format!("{address} ({named_by}): {error}"));
+            }
+            Err(ConnectError::Io(error)) => return Err(unreachable(candidate, &error)),
+            Err(ConnectError::Tls(failure)) => return Err(failure),
+        }
+    }
+    let failure = Failure::new(Exit::Builder, "found no builder").hints(tried).hint(
+        "Start one: as root, `buildkitd` (packages: buildkit, docker's `moby-buildkit`; needs runc or crun);\n\
+         as a plain user, `rootlesskit buildkitd --oci-worker-no-process-sandbox` (packages: rootlesskit, uidmap);\n\
+         with docker, `docker run -d --name buildkitd --privileged -p 127.0.0.1:1234:1234 moby/buildkit --addr tcp://0.0.0.0:1234`\n\
+         and then name it: --builder tcp://127.0.0.1:1234, or KTL_BUILDER or BUILDKIT_HOST in the environment.",
+    );
+    Err(failure)
+}
+
+enum ConnectError {
+    Io(io::Error),
+    Tls(Failure),
+}
+
+fn connect(address: &Address, tls: Option<&TlsFiles>) -> Result<Connection, ConnectError> {
+    match address {
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(path).map_err(ConnectError::Io)?;
+            Ok(Connection { stream: stream.into(), relay: None, address: address.clone() })
+        }
+        Address::Tcp { host, port } => {
+            let stream = connect_tcp(host, *port).map_err(ConnectError::Io)?;
+            let Some(files) = tls else {
+                return Ok(Connection { stream: stream.into(), relay: None, address: address.clone() });
+            };
+            let (plain, relay) = tls::handshake(stream, host, files).map_err(|error| {
+                ConnectError::Tls(
+                    Failure::new(Exit::Builder, format!("no TLS with the builder at {address}: {error}")).hint(
+                        "Check --tlscacert (who signed the builder's certificate), --tlsservername (the name in it) and \
+                         --tlscert/--tlskey (what it wants of you).",
+                    ),
+                )
+            })?;
+            Ok(Connection { stream: plain, relay: Some(relay), address: address.clone() })
+        }
+    }
+}
+
+fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("the name {host} has no address"));
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn unreachable(candidate: &Candidate, error: &io::Error) -> Failure {
+    let Candidate { address, named_by, .. } = candidate;
+    let failure = Failure::new(Exit::Builder, format!("cannot reach the builder at {address} (named by {named_by}): {error}"));
+    match (address, error.kind()) {
+        (Address::Unix(path), io::ErrorKind::NotFound) => failure.hint(format!(
+            "There is no socket at {}. Is buildkitd running? It prints the address it listens on when it starts.",
+            path.display()
+        )),
+        (Address::Unix(path), io::ErrorKind::PermissionDenied) => failure.hint(format!(
+            "You may not open {}. Start buildkitd with `--group GROUP` for a group of yours, or run a rootless one.",
+            path.display()
+        )),
+        (Address::Unix(_), io::ErrorKind::ConnectionRefused) => {
+            failure.hint("The socket is there but nothing listens: buildkitd has ended. Start it again.")
+        }
+        (Address::Tcp { .. }, _) => failure.hint(
+            "Does buildkitd listen there (`buildkitd --addr tcp://…`)? Is a firewall between? Does it want TLS (--tlscacert)?",
+        ),
+        _ => failure,
+    }
+}

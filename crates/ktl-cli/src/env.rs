@@ -1,0 +1,85 @@
+//! Every environment variable that ktl reads or sets, in one place.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Address of the builder when `--builder` is not given.
+pub const KTL_BUILDER: &str = "KTL_BUILDER";
+/// Address of the builder, as buildctl reads it; after [`KTL_BUILDER`].
+pub const BUILDKIT_HOST: &str = "BUILDKIT_HOST";
+/// Style of the progress, as `--progress`.
+pub const BUILDKIT_PROGRESS: &str = "BUILDKIT_PROGRESS";
+/// The nsjail program, as `--sandbox-bin`.
+pub const KTL_SANDBOX_BIN: &str = "KTL_SANDBOX_BIN";
+/// ktl's cache directory; default `$XDG_CACHE_HOME/ktl`, then `~/.cache/ktl`.
+pub const KTL_CACHE_DIR: &str = "KTL_CACHE_DIR";
+/// Directory of docker's `config.json`; default `~/.docker`.
+pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
+/// Becomes the build argument of that name, as in docker buildx.
+pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+/// Set to anything, no colour is used (no-color.org).
+pub const NO_COLOR: &str = "NO_COLOR";
+/// Agent for `--ssh default`.
+pub const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
+
+/// Set inside the jail. A label for people and programs in there, never a proof: see [`crate::guest`].
+pub const KTL_SANDBOX_ACTIVE: &str = "KTL_SANDBOX_ACTIVE";
+/// Set inside the jail: where the build context is.
+pub const KTL_SANDBOX_CONTEXT: &str = "KTL_SANDBOX_CONTEXT";
+/// Set inside the jail: must equal the nonce in the plan.
+pub const KTL_SANDBOX_NONCE: &str = "KTL_SANDBOX_NONCE";
+
+/// What the jail's environment takes over from the user's: terminal and language, nothing that can hold a secret.
+pub const GUEST_ALLOWED: &[&str] = &["TERM", "COLORTERM", "NO_COLOR", "LANG", "LC_ALL", "LC_CTYPE"];
+
+/// The user's environment, read once.
+#[derive(Debug, Clone, Default)]
+pub struct Env {
+    vars: std::collections::BTreeMap<OsString, OsString>,
+}
+
+impl Env {
+    /// The environment of this process.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn current() -> Env {
+        Env { vars: std::env::vars_os().collect() }
+    }
+
+    /// An environment made of pairs, for tests.
+    #[cfg(test)]
+    pub fn of(vars: &[(&str, &str)]) -> Env {
+        Env { vars: vars.iter().map(|(key, value)| (key.into(), value.into())).collect() }
+    }
+
+    /// The value of `name`; an empty one counts as unset.
+    pub fn get(&self, name: &str) -> Option<OsString> {
+        self.vars.get(std::ffi::OsStr::new(name)).filter(|value| !value.is_empty()).cloned()
+    }
+
+    /// The value of `name` as text; lossy, for values that are text by contract.
+    pub fn text(&self, name: &str) -> Option<String> {
+        self.get(name).map(|value| value.to_string_lossy().into_owned())
+    }
+
+    pub fn path(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).map(PathBuf::from)
+    }
+
+    /// The home directory as `HOME` has it. `/etc/passwd` is not asked: a static binary must stay away from the host's name
+    /// service, and a user without `HOME` has no configuration to find.
+    pub fn home(&self) -> Option<PathBuf> {
+        self.path("HOME").filter(|home| home.is_absolute())
+    }
+
+    /// Directory that holds docker's `config.json`.
+    pub fn docker_config_dir(&self) -> Option<PathBuf> {
+        self.path(DOCKER_CONFIG).or_else(|| self.home().map(|home| home.join(".docker")))
+    }
+
+    /// ktl's cache directory, or `None` when neither variable nor home says where.
+    pub fn cache_dir(&self) -> Option<PathBuf> {
+        self.path(KTL_CACHE_DIR)
+            .or_else(|| self.path("XDG_CACHE_HOME").filter(|dir| dir.is_absolute()).map(|dir| dir.join("ktl")))
+            .or_else(|| self.home().map(|home| home.join(".cache/ktl")))
+    }
+}

@@ -1,0 +1,291 @@
+//! The build itself: inside the jail, or in ktl's own process when the user chose to have none.
+//!
+//! In the jail this is where ktl starts: [`main`] believes nothing but the plan in the sealed descriptor, and that only after
+//! the kernel has confirmed every promise in it. [`run`] then holds the whole BuildKit conversation over the connection that
+//! the host side made. It reads no environment and no file but the context.
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buildsvc::client::Client;
+use buildsvc::context::LocalDir;
+use buildsvc::error::BuildError;
+use buildsvc::event::Event;
+use buildsvc::export::Receiver;
+use buildsvc::session::{Output, Session, Sink};
+use buildsvc::{build, version};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::BrokerClient;
+use crate::cancel::{self, Cancel};
+use crate::display::{self, Display, Mode};
+use crate::env::{self, Env};
+use crate::exit::Exit;
+use crate::failure::{Failure, chain};
+use crate::plan::{self, BuildPlan, GuestOutput};
+use crate::report;
+use crate::stream::Stream;
+
+/// Descriptors of the guest, by number. Outputs follow from [`fd::OUTPUTS`] on.
+pub mod fd {
+    pub const PLAN: i32 = 3;
+    pub const CONNECTION: i32 = 4;
+    pub const BROKER: i32 = 5;
+    pub const CONTROL: i32 = 6;
+    pub const RESULT: i32 = 7;
+    pub const OUTPUTS: i32 = 8;
+}
+
+/// A plan is small; one that is not was not made by ktl.
+const PLAN_LIMIT: usize = 4 << 20;
+/// How long a builder may take to answer the first question.
+const FIRST_ANSWER: Duration = Duration::from_secs(20);
+
+/// What the guest tells the host side at the end of a build that went well.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct GuestResult {
+    pub exporter_response: std::collections::BTreeMap<String, String>,
+}
+
+/// The open ends that the build works with.
+#[derive(Debug)]
+pub struct Ends {
+    pub connection: OwnedFd,
+    pub broker: OwnedFd,
+    pub cancel: Cancel,
+    /// By number, as [`GuestOutput::Descriptor`] names them.
+    pub outputs: Vec<(i32, OwnedFd)>,
+}
+
+/// Entry of the staged binary inside the jail.
+pub fn main(env: &Env) -> ExitCode {
+    match enter(env) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            let _ = write!(io::stderr().lock(), "{failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+fn enter(env: &Env) -> Result<Exit, Failure> {
+    let plan = prove(env)?;
+    for path in &plan.probes {
+        let _ = writeln!(io::stderr().lock(), "[probe] {}: {}", path.display(), sandbox_linux::probe(path));
+    }
+    let take = |number| {
+        sandbox_linux::take_fd(number)
+            .map_err(|error| Failure::sandbox(format!("the jail was started without descriptor {number}: {error}")))
+    };
+    let outputs = plan
+        .outputs
+        .iter()
+        .filter_map(|output| match output {
+            GuestOutput::Descriptor(number) => Some(take(*number).map(|fd| (*number, fd))),
+            _ => None,
+        })
+        .collect::<Result<_, _>>()?;
+    let result_fd = take(fd::RESULT)?;
+    let ends = Ends {
+        connection: take(fd::CONNECTION)?,
+        broker: take(fd::BROKER)?,
+        cancel: Cancel::Control(take(fd::CONTROL)?),
+        outputs,
+    };
+    let (exit, result) = run(&plan, ends);
+    if let Some(result) = result {
+        serde_json::to_writer(std::fs::File::from(result_fd), &result)
+            .map_err(|error| Failure::internal(format!("failed to hand the result out of the jail: {error}")))?;
+    }
+    Ok(exit)
+}
+
+/// Compares what the kernel says with what the plan promises, before anything else is done.
+fn prove(env: &Env) -> Result<BuildPlan, Failure> {
+    let not_in_a_jail = |why: String| {
+        Failure::sandbox(format!("{} is set, but this is not ktl's jail: {why}", env::KTL_SANDBOX_ACTIVE)).hint(format!(
+            "That variable is set by ktl inside the jail and proves nothing. Unset it: env -u {} ktl …",
+            env::KTL_SANDBOX_ACTIVE
+        ))
+    };
+    let memfd = sandbox_linux::take_fd(fd::PLAN).map_err(|_| not_in_a_jail("no plan was handed in".into()))?;
+    let bytes = sandbox_linux::read_sealed_memfd(memfd.as_fd(), PLAN_LIMIT)
+        .map_err(|error| not_in_a_jail(format!("descriptor {} is no sealed plan ({error})", fd::PLAN)))?;
+    let plan: BuildPlan =
+        serde_json::from_slice(&bytes).map_err(|error| not_in_a_jail(format!("the plan cannot be read: {error}")))?;
+    if plan.version != plan::VERSION {
+        return Err(not_in_a_jail(format!("the plan is of version {}, not {}", plan.version, plan::VERSION)));
+    }
+    if plan.nonce.is_empty() || env.text(env::KTL_SANDBOX_NONCE).as_ref() != Some(&plan.nonce) {
+        return Err(not_in_a_jail("the plan belongs to another run".into()));
+    }
+    let promises = plan.promises.as_ref().ok_or_else(|| not_in_a_jail("the plan promises nothing".into()))?;
+    let proof = sandbox_linux::verify(promises).map_err(|error| {
+        Failure::sandbox(format!("the jail is not what was promised: {}", chain(&error)))
+            .hint("Nothing was built. Is the nsjail program really nsjail? See --sandbox-bin and --sandbox-logs.")
+    })?;
+    if plan.verbose {
+        let _ = writeln!(io::stderr().lock(), "[sandbox] proof: {proof}");
+    }
+    Ok(plan)
+}
+
+/// Builds. Everything that a person should see has been printed when this returns.
+pub fn run(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestResult>) {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = write!(io::stderr().lock(), "{}", Failure::internal(format!("failed to start threads: {error}")));
+            return (Exit::Internal, None);
+        }
+    };
+    let outcome = runtime.block_on(hold_conversation(plan, ends));
+    // A blocking read of a slow file system must not hold the exit up.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    outcome
+}
+
+async fn hold_conversation(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestResult>) {
+    let cancel = CancellationToken::new();
+    let signal = cancel::watch(ends.cancel, cancel.clone());
+    let (events, updates) = mpsc::channel(256);
+    let display = Display::new(plan.progress, display::Output::stderr(plan.colour));
+    let display = tokio::spawn(show(display, updates));
+
+    let outcome = converse(plan, ends.connection, ends.broker, ends.outputs, events, cancel).await;
+    let mut display = match display.await {
+        Ok(display) => display,
+        Err(_) => return (Exit::Internal, None),
+    };
+    let summary = display.finish(match &outcome {
+        Ok(_) => display::Outcome::Done,
+        Err(Ended::Build(BuildError::Cancelled)) => display::Outcome::Cancelled,
+        Err(_) => display::Outcome::Failed,
+    });
+    let mut stderr = io::stderr().lock();
+    match outcome {
+        Ok(result) => {
+            if !matches!(plan.progress, Mode::Quiet | Mode::RawJson) {
+                let _ = write!(stderr, "{}", report::warnings(&summary));
+            }
+            (Exit::Ok, Some(result))
+        }
+        Err(Ended::Refused(failure)) => {
+            let _ = write!(stderr, "{failure}");
+            (failure.exit, None)
+        }
+        Err(Ended::Build(error)) => {
+            let _ = write!(stderr, "{}", report::render(&error, &summary, plan.colour));
+            match (&error, signal.received()) {
+                (BuildError::Cancelled, Some(signal)) => (Exit::Signal(signal), None),
+                _ => (Exit::Guest(report::exit_code(&error)), None),
+            }
+        }
+    }
+}
+
+/// How a conversation ends without a result.
+enum Ended {
+    /// ktl itself says no.
+    Refused(Failure),
+    Build(BuildError),
+}
+
+impl From<BuildError> for Ended {
+    fn from(error: BuildError) -> Ended {
+        Ended::Build(error)
+    }
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Ended {
+        Ended::Refused(failure)
+    }
+}
+
+async fn converse(
+    plan: &BuildPlan,
+    connection: OwnedFd,
+    broker: OwnedFd,
+    outputs: Vec<(i32, OwnedFd)>,
+    events: mpsc::Sender<Event>,
+    cancel: CancellationToken,
+) -> Result<GuestResult, Ended> {
+    let broker = BrokerClient::new(broker)
+        .map_err(|error| Failure::internal(format!("failed to use the broker's socket: {error}")))?;
+    let session = session(plan, broker, outputs)?;
+    let stream = Stream::open(connection)
+        .map_err(|error| Failure::internal(format!("failed to use the builder's connection: {error}")))?;
+    let client = tokio::select! {
+        client = Client::over(stream) => client?,
+        () = cancel.cancelled() => return Err(BuildError::Cancelled.into()),
+    };
+    if plan.hermetic {
+        let (info, workers) = tokio::select! {
+            answers = async { tokio::try_join!(client.info(FIRST_ANSWER), client.workers(FIRST_ANSWER)) } => answers?,
+            () = cancel.cancelled() => return Err(BuildError::Cancelled.into()),
+        };
+        version::supports_forced_network(&info, &workers).map_err(|error| {
+            Failure::new(Exit::Policy, format!("--hermetic: the builder at {} cannot keep RUN off the network: {error}", plan.builder))
+                .hint("Use a buildkitd of a newer version, or leave --hermetic out.")
+        })?;
+    }
+    let result = build::run(&client, &plan.build, session, events, cancel).await?;
+    Ok(GuestResult { exporter_response: result.exporter_response })
+}
+
+/// What this build offers to the daemon, and nothing else.
+fn session(plan: &BuildPlan, broker: Arc<BrokerClient>, mut outputs: Vec<(i32, OwnedFd)>) -> Result<Session, Failure> {
+    let mut session = Session {
+        shared_key: plan.shared_key.clone(),
+        locals: Default::default(),
+        outputs: Vec::new(),
+        host: broker.clone(),
+        secrets: plan.secrets.iter().cloned().collect(),
+        agents: plan.agents.iter().cloned().collect(),
+    };
+    for local in &plan.locals {
+        let dir = LocalDir::open(&local.name, &local.path)
+            .map_err(|error| Failure::usage(format!("failed to open {}: {error}", local.path.display())))?;
+        session.locals.insert(local.name.clone(), dir.with_opener(broker.clone()));
+    }
+    for output in &plan.outputs {
+        session.outputs.push(match output {
+            GuestOutput::None => None,
+            GuestOutput::Descriptor(number) => {
+                let at = outputs.iter().position(|(other, _)| other == number);
+                let (_, fd) = at
+                    .map(|at| outputs.swap_remove(at))
+                    .ok_or_else(|| Failure::internal(format!("output descriptor {number} is missing")))?;
+                Some(Output { path: format!("output {number}"), sink: Sink::File(fd.into()) })
+            }
+            GuestOutput::Directory(path) => {
+                let dir = std::fs::File::open(path)
+                    .map_err(|error| Failure::new(Exit::BuildFailed, format!("failed to open {}: {error}", path.display())))?;
+                let sink = Sink::Directory(Arc::new(Receiver::new(dir.into())));
+                Some(Output { path: path.display().to_string(), sink })
+            }
+        });
+    }
+    Ok(session)
+}
+
+/// Feeds the display until the build has no more to say, then gives it back for the last word.
+async fn show(mut display: Display, mut updates: mpsc::Receiver<Event>) -> Display {
+    let mut tick = tokio::time::interval(Duration::from_millis(70));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            event = updates.recv() => match event {
+                Some(event) => display.event(event),
+                None => return display,
+            },
+            _ = tick.tick() => display.tick(),
+        }
+    }
+}

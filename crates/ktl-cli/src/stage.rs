@@ -1,0 +1,93 @@
+//! The copy of ktl's own binary that runs inside the jail.
+//!
+//! The jail's root is empty, so the guest needs a file to start from: `<cache>/sandbox-bin/ktl`. It is the very binary that
+//! is running now, byte for byte, made under another name and moved into place, and it lies outside of everything that is
+//! writable from inside.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Directory below the cache that holds the staged binary.
+pub const DIR: &str = "sandbox-bin";
+
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    #[error("failed to {operation} {path}")]
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("this ktl is linked dynamically and cannot start in the jail's empty root")]
+    Dynamic,
+    #[error("{path} is owned by uid {owner}, who could replace what runs in the jail")]
+    ForeignOwner { path: PathBuf, owner: u32 },
+}
+
+/// Puts the running binary at `<cache>/sandbox-bin/ktl` and returns that path. A copy that is already there and equal stays.
+pub fn stage(cache: &Path) -> Result<PathBuf, StageError> {
+    let exe = Path::new("/proc/self/exe");
+    let at = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| StageError::Io { operation, path, source }
+    };
+    let mut own = File::open(exe).map_err(at("open", exe))?;
+    if !sandbox_linux::is_static_elf(&own).map_err(at("read", exe))? {
+        return Err(StageError::Dynamic);
+    }
+    let dir = cache.join(DIR);
+    DirBuilder::new().recursive(true).mode(0o755).create(&dir).map_err(at("create", &dir))?;
+    let owner = fs::metadata(&dir).map_err(at("stat", &dir))?.uid();
+    if owner != nix::unistd::geteuid().as_raw() && owner != 0 {
+        return Err(StageError::ForeignOwner { path: dir, owner });
+    }
+    let staged = dir.join("ktl");
+    if is_ready(&staged) && same_bytes(&mut own, &staged).map_err(at("read", &staged))? {
+        return Ok(staged);
+    }
+    let mut copy = tempfile::Builder::new().prefix(".ktl-").tempfile_in(&dir).map_err(at("create a file in", &dir))?;
+    let mut own = File::open(exe).map_err(at("open", exe))?;
+    io::copy(&mut own, copy.as_file_mut()).map_err(at("write", copy.path()))?;
+    copy.as_file().set_permissions(Permissions::from_mode(0o755)).map_err(at("set the mode of", copy.path()))?;
+    copy.persist(&staged).map_err(|error| StageError::Io {
+        operation: "move the copy to",
+        path: staged.clone(),
+        source: error.error,
+    })?;
+    let mut own = File::open(exe).map_err(at("open", exe))?;
+    if !same_bytes(&mut own, &staged).map_err(at("read", &staged))? {
+        let source = io::Error::other("differs from the running binary just after it was written");
+        return Err(StageError::Io { operation: "verify", path: staged, source });
+    }
+    Ok(staged)
+}
+
+/// Whether a regular file of ours with the right mode is at `path`.
+fn is_ready(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| {
+        let own = found.uid() == nix::unistd::geteuid().as_raw() || found.uid() == 0;
+        found.is_file() && own && found.mode() & 0o7777 == 0o755
+    })
+}
+
+fn same_bytes(own: &mut File, other: &Path) -> io::Result<bool> {
+    let mut other = File::open(other)?;
+    if own.metadata()?.len() != other.metadata()?.len() {
+        return Ok(false);
+    }
+    let mut left = vec![0; 256 << 10];
+    let mut right = vec![0; 256 << 10];
+    loop {
+        let count = own.read(&mut left)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        other.read_exact(&mut right[..count])?;
+        if left[..count] != right[..count] {
+            return Ok(false);
+        }
+    }
+}

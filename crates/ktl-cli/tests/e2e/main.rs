@@ -1,0 +1,14 @@
+//! ktl as a user runs it: the built binary against a real buildkitd, a real nsjail and a real registry.
+//!
+//! One binary, one daemon and one registry for all tests; what needs a daemon of its own (to kill it) starts one.
+
+mod context;
+mod failures;
+mod invariants;
+mod jail;
+mod kill;
+mod ktl;
+mod parity;
+mod results;
+mod trust;
+mod user;

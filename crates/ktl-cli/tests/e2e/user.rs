@@ -1,0 +1,78 @@
+//! A plain user: no rights but his own, and a builder that lets his group in.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+
+use crate::ktl::{PARTS, World, is_root};
+
+/// An id that no account of the machine has.
+const UID: u32 = 64_321;
+
+#[test]
+fn builds_jailed_and_owns_what_he_gets() {
+    use std::os::unix::fs::MetadataExt;
+    if !is_root("a test that becomes a plain user") {
+        return;
+    }
+    let scratch = xtask::parts::ScratchDir::new("user").unwrap();
+    let options = xtask::parts::Options {
+        plain_http: vec![PARTS.registry.address().to_owned()],
+        socket_group: Some(UID),
+        ..Default::default()
+    };
+    let daemon = xtask::parts::Buildkitd::start(&scratch.join("d"), &options).unwrap();
+
+    // Everything of his lies where he may go: the checkout that the tests run from need not be such a place.
+    let base = tempfile::Builder::new().prefix("ktl-user-").tempdir_in("/var/tmp").unwrap();
+    fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let world = base.path().join("w");
+    for dir in ["w", "w/home", "w/ctx"] {
+        fs::create_dir(base.path().join(dir)).unwrap();
+    }
+    fs::write(world.join("ctx/Dockerfile"), format!("FROM {}\nRUN echo x > /made\nCOPY mine /\n", PARTS.busybox)).unwrap();
+    fs::write(world.join("ctx/mine"), "mine").unwrap();
+    fs::set_permissions(world.join("ctx/mine"), fs::Permissions::from_mode(0o600)).unwrap();
+    for name in ["", "home", "ctx", "ctx/Dockerfile", "ctx/mine"] {
+        chown(world.join(name), Some(UID), Some(UID)).unwrap();
+    }
+    let ktl = base.path().join("ktl");
+    fs::copy(env!("CARGO_BIN_EXE_ktl"), &ktl).unwrap();
+
+    let run = |args: &[&str]| {
+        let mut command = World::new().command();
+        let nsjail = xtask::tools::nsjail().unwrap();
+        let mut own = std::process::Command::new(&ktl);
+        own.env_clear().envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        own.env("HOME", world.join("home")).env("KTL_BUILDER", daemon.address()).env("KTL_SANDBOX_BIN", readable(&nsjail, base.path()));
+        own.args(["build", "ctx"]).args(args).current_dir(&world).uid(UID).gid(UID);
+        drop(command.output());
+        crate::ktl::Ran::of(own.output().unwrap())
+    };
+    run(&["-v", "-o", "out", "--sandbox-probe-path", "/etc/shadow", "--sandbox-probe-path", "/workspace/mine"])
+        .ok()
+        .says("[probe] /etc/shadow: hidden")
+        .says("[probe] /workspace/mine: VISIBLE (file, readable)")
+        .says("[sandbox] proof: ");
+    assert_eq!(fs::read_to_string(world.join("out/made")).unwrap(), "x\n");
+    assert_eq!(fs::symlink_metadata(world.join("out/made")).unwrap().uid(), UID);
+
+    // A file of his context that is not his: as with buildctl.
+    fs::write(world.join("ctx/not-his"), "root's").unwrap();
+    fs::set_permissions(world.join("ctx/not-his"), fs::Permissions::from_mode(0o600)).unwrap();
+    run(&["-o", "out"]).ok();
+}
+
+/// A copy of nsjail, with the libraries beside it, that everybody may run.
+fn readable(nsjail: &std::path::Path, base: &std::path::Path) -> std::path::PathBuf {
+    let real = nsjail.canonicalize().unwrap();
+    let (bin, root) = (real.parent().unwrap(), real.parent().unwrap().parent().unwrap());
+    let copy = base.join("nsjail");
+    if !copy.exists() {
+        let status = std::process::Command::new("cp").arg("-rL").arg(root).arg(&copy).status().unwrap();
+        assert!(status.success());
+        let status = std::process::Command::new("chmod").args(["-R", "a+rX"]).arg(&copy).status().unwrap();
+        assert!(status.success());
+    }
+    copy.join(bin.file_name().unwrap()).join(real.file_name().unwrap())
+}

@@ -1,0 +1,186 @@
+use super::*;
+use crate::caller::Extent;
+
+/// A caller with these ids on an ordinary host.
+pub(crate) fn caller(uid: u32) -> Caller {
+    let all = vec![Extent { inside: 0, outside: 0, count: u32::MAX }];
+    Caller {
+        uid,
+        gid: uid,
+        pid: 77,
+        groups: Vec::new(),
+        uid_map: all.clone(),
+        gid_map: all,
+        hard_limits: BTreeMap::new(),
+        namespaces: NAMESPACES.iter().map(|kind| ((*kind).to_owned(), 1)).collect(),
+        mount_points: Vec::new(),
+    }
+}
+
+fn settle(text: &str, overrides: Overrides) -> Result<Jail, JailError> {
+    Jail::new(Policy::parse("p", text.as_bytes()).unwrap(), overrides, &caller(1001))
+}
+
+fn bind(src: &Path, dst: &str) -> Bind {
+    Bind { src: src.to_owned(), dst: dst.into(), rw: false, idmap: false, is_dir: src.is_dir() }
+}
+
+/// Destinations of the settled mounts, in order.
+fn places(jail: &Jail) -> String {
+    let dsts: Vec<&str> = jail.config.mount.iter().map(|m| m.dst.as_str()).collect();
+    dsts.join(" ")
+}
+
+#[test]
+fn settles_the_mount_tree() {
+    for (text, want) in [
+        ("#", "/proc"),
+        ("mount_proc: true", "/proc"),
+        ("mount { dst: \"/\" fstype: \"tmpfs\" } mount { dst: \"/proc\" fstype: \"proc\" rw: true }", "/ /proc"),
+        ("mount { dst: \"/etc/passwd\" src: \"/etc/passwd\" is_bind: true }", "/etc/passwd /proc"),
+        ("mount { dst: \"/x\" src: \"/etc/no-such-file\" is_bind: true }", "/proc"),
+        ("mount { dst: \"/x\" src: \"/no/such\" is_bind: true mandatory: false }", "/proc"),
+        ("mount { dst: \"/dev\" src: \"/dev\" is_bind: true rw: true }",
+         "/dev /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/fd /dev/stdin /dev/stdout /dev/stderr /proc"),
+        ("mount { dst: \"/proc\" src: \"/proc\" is_bind: true }", "/proc"),
+        ("mount { dst: \"/r\" src: \"/run\" is_bind: true }", "/proc"),
+        ("mount { dst: \"/r\" src: \"/root\" is_bind: true }", "/proc"),
+        ("mount { dst: \"/s\" src: \"/sys/kernel\" is_bind: true }", "/proc"),
+        ("mount { dst: \"//a//b/./c/\" fstype: \"tmpfs\" }", "/a/b/c /proc"),
+        ("mount { dst: \"/etc/motd\" src_content: \"hi\" }", "/etc/motd /proc"),
+        ("mount { dst: \"/ws/x\" fstype: \"tmpfs\" } mount { dst: \"/t\" fstype: \"tmpfs\" }", "/ws/x /t /proc"),
+    ] {
+        let jail = settle(text, Overrides::default()).unwrap();
+        assert_eq!(places(&jail), want, "{text}");
+        assert_eq!(jail.promises().mounts.iter().filter(|m| m.dst == "/").count(), 1, "{text}");
+    }
+    let over = Overrides { binds: vec![bind(Path::new("/etc"), "/ws")], ..Overrides::default() };
+    let jail = settle("mount { dst: \"/ws/x\" fstype: \"tmpfs\" }", over).unwrap();
+    assert_eq!(places(&jail), "/proc /ws");
+    assert!(jail.corrections().iter().any(|c| c.to_string() == "mount[0]: /ws/x -> left out (ktl mounts its own /ws)"));
+}
+
+#[test]
+fn refuses_mounts_that_would_touch_the_host() {
+    let etc = "mount { dst: \"/e\" src: \"/etc\" is_bind: true } ";
+    for (text, want) in [
+        ("mount { dst: \"/../x\" fstype: \"tmpfs\" }", "\"..\""),
+        ("mount { dst: \"x\" fstype: \"tmpfs\" }", "not an absolute path"),
+        ("mount { dst: \"/x\" }", "not a file system"),
+        ("mount { dst: \"/x\" fstype: \"overlay\" }", "not a file system"),
+        ("mount { dst: \"/x\" src: \"/\" is_bind: true }", "the host's root"),
+        ("mount { dst: \"/x\" src: \"/proc/self/root\" is_bind: true }", "the host's root"),
+        ("mount { dst: \"/\" src: \"/etc\" is_bind: true }", "the first entry"),
+        ("mount { dst: \"/a\" fstype: \"tmpfs\" } mount { dst: \"/\" fstype: \"tmpfs\" }", "the first entry"),
+        ("mount { dst: \"/x\" src: \"etc\" is_bind: true }", "absolute path"),
+        ("mount { dst: \"/x\" src: \"/no/such\" is_bind: true }", "No such file"),
+        ("mount { dst: \"/x\" prefix_src_env: \"HOME\" src: \"/d\" is_bind: true }", "prefix HOME is not set"),
+        ("mount { dst: \"/x\" prefix_dst_env: \"HOME\" fstype: \"tmpfs\" }", "prefix HOME is not set"),
+        (&format!("{etc} mount {{ dst: \"/e/new\" fstype: \"tmpfs\" }}"), "would be created there"),
+        (&format!("{etc} mount {{ dst: \"/e/passwd\" fstype: \"tmpfs\" }}"), "would be created there"),
+        (&format!("{etc} mount {{ dst: \"/e/l\" src: \"/x\" is_symlink: true }}"), "would be created in"),
+        ("mount { dst: \"/l\" src: \"/etc\" is_symlink: true } mount { dst: \"/l/x\" fstype: \"tmpfs\" }", "symbolic link /l"),
+    ] {
+        let error = settle(text, Overrides::default()).unwrap_err().to_string();
+        assert!(error.contains(want), "{text}: {error}");
+    }
+    for (dst, want) in [("ws", "absolute"), ("/a/../b", "\"..\""), ("/", "its own"), ("/proc", "its own")] {
+        let over = Overrides { binds: vec![bind(Path::new("/etc"), dst)], ..Overrides::default() };
+        let error = settle("#", over).unwrap_err().to_string();
+        assert!(error.contains(want), "{dst}: {error}");
+    }
+    let mut wrong = bind(Path::new("/etc/passwd"), "/ws");
+    wrong.is_dir = true;
+    let over = Overrides { binds: vec![wrong], ..Overrides::default() };
+    assert!(settle("#", over).unwrap_err().to_string().contains("is not a directory"));
+}
+
+#[test]
+fn prefixes_come_from_the_overrides() {
+    let over = Overrides {
+        prefix_env: BTreeMap::from([("P".to_owned(), "/etc".to_owned())]),
+        ..Overrides::default()
+    };
+    let text = "mount { prefix_src_env: \"P\" src: \"/passwd\" dst: \"/p\" is_bind: true }";
+    let jail = settle(text, over).unwrap();
+    assert_eq!(jail.config.mount[0].src(), "/etc/passwd");
+    assert!(jail.config.mount[0].prefix_src_env.is_none());
+}
+
+#[test]
+fn environment_is_the_list() {
+    let env = |pairs: &[(&str, &str)]| Overrides {
+        env: pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        ..Overrides::default()
+    };
+    let jail = settle("envar: \"LANG=C\" envar: \"A=0\"", env(&[("A", "1=2"), ("B", "x\ny")])).unwrap();
+    assert_eq!(jail.config.envar, ["LANG=C", "A=1=2", "B=x\ny"]);
+    assert_eq!(jail.promises().env, ["A", "B", "LANG"]);
+    assert!(settle("#", env(&[("A=B", "")])).is_err());
+    assert!(settle("#", env(&[("", "")])).is_err());
+}
+
+#[test]
+fn text_form_reads_back_as_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let odd = dir.path().join("a:b \"c\"\n} mount { dst: '/' \\é");
+    std::fs::create_dir_all(&odd).unwrap();
+    let over = Overrides {
+        binds: vec![bind(&odd, "/ws")],
+        env: vec![("A".to_owned(), "\"}\nmode: EXECVE\t\u{1}".to_owned())],
+        cwd: "/ws".into(),
+        pass_fds: vec![10, 11],
+        ..Overrides::default()
+    };
+    let jail = settle("clone_newnet: false", over).unwrap();
+    let text = jail.config_text();
+    let back = Policy::parse("back", text.as_bytes()).unwrap().into_config();
+    assert_eq!(back, jail.config);
+    assert!(text.contains("mode: ONCE") && text.contains("clone_newnet: false"), "{text}");
+    assert!(!jail.promises().no_network && !jail.promises().host_namespaces.contains_key("net"));
+}
+
+#[test]
+fn sources_need_not_be_utf8() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let odd = dir.path().join(std::ffi::OsStr::from_bytes(b"\xff\"x"));
+    std::fs::create_dir_all(&odd).unwrap();
+    let over = Overrides { binds: vec![bind(&odd, "/ws")], ..Overrides::default() };
+    let text = settle("#", over).unwrap().config_text();
+    assert!(text.contains("\\377\\042\\170\""), "{text}");
+    assert!(!text.contains("raw-source"), "{text}");
+}
+
+#[test]
+fn submounts_of_a_read_only_bind_are_made_read_only() {
+    let mut user = caller(1001);
+    user.mount_points = vec![b"/proc/sys".to_vec(), b"/".to_vec(), b"/procx".to_vec()];
+    let over = Overrides { binds: vec![bind(Path::new("/proc"), "/ws")], ..Overrides::default() };
+    let jail = Jail::new(Policy::parse("p", b"#").unwrap(), over, &user).unwrap();
+    assert_eq!(places(&jail), "/proc /ws /ws/sys");
+}
+
+#[test]
+fn builtin_policies_need_no_correction() {
+    use crate::policy::Builtin;
+    for which in Builtin::ALL {
+        let mut caller = caller(1001);
+        caller.hard_limits = limits::RESOURCES.iter().map(|(name, _)| (*name, u64::MAX)).collect();
+        let jail = Jail::new(Policy::builtin(which), Overrides::default(), &caller).unwrap();
+        assert!(jail.corrections().is_empty(), "{which:?}: {:?}", jail.corrections());
+        assert!(jail.promises().no_network, "{which:?}");
+    }
+}
+
+#[test]
+fn article_policy_is_corrected_line_by_line() {
+    let jail = settle(include_str!("../../tests/policies/article-linux-ci.cfg"), Overrides::default()).unwrap();
+    let fields: Vec<&str> = jail.corrections().iter().map(|c| c.field.as_str()).collect();
+    assert!(fields.starts_with(&["mode", "rlimit_as, rlimit_cpu, rlimit_fsize, rlimit_nofile"]), "{fields:?}");
+    assert!(jail.corrections().iter().any(|c| c.was == "all of /dev"));
+    assert!(!jail.promises().no_network, "its choice of network stays");
+    for correction in jail.corrections() {
+        assert_eq!(correction.to_string().lines().count(), 1);
+    }
+}

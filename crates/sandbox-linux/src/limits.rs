@@ -1,0 +1,195 @@
+//! Resource limits of a jail. nsjail's defaults are made for small untrusted programs and break builds (1 MiB
+//! files, 32 descriptors); where a policy says nothing, the guest gets the caller's hard limits instead, written
+//! as numbers because releases of nsjail disagree about the words.
+
+use std::collections::BTreeMap;
+
+use nix::sys::resource::Resource;
+
+use crate::jail::Correction;
+use crate::proto::{NsJailConfig, RLimit};
+
+/// Every limit that nsjail sets, by the name its policies use.
+pub(crate) const RESOURCES: [(&str, Resource); 10] = [
+    ("as", Resource::RLIMIT_AS),
+    ("core", Resource::RLIMIT_CORE),
+    ("cpu", Resource::RLIMIT_CPU),
+    ("fsize", Resource::RLIMIT_FSIZE),
+    ("nofile", Resource::RLIMIT_NOFILE),
+    ("nproc", Resource::RLIMIT_NPROC),
+    ("stack", Resource::RLIMIT_STACK),
+    ("memlock", Resource::RLIMIT_MEMLOCK),
+    ("rtprio", Resource::RLIMIT_RTPRIO),
+    ("msgqueue", Resource::RLIMIT_MSGQUEUE),
+];
+
+/// The names of the limits that a policy can set, without their `rlimit_` prefix.
+pub fn limit_names() -> impl Iterator<Item = &'static str> {
+    RESOURCES.iter().map(|(name, _)| *name)
+}
+
+/// (name, bytes or pieces per unit of the policy)
+const BREAKS_BUILDS: [(&str, u64); 4] = [("as", 1 << 20), ("cpu", 1), ("fsize", 1 << 20), ("nofile", 1)];
+
+/// The value and type fields of a limit.
+fn field<'a>(
+    config: &'a mut NsJailConfig,
+    name: &str,
+) -> Option<(&'a mut Option<u64>, &'a mut Option<i32>)> {
+    Some(match name {
+        "as" => (&mut config.rlimit_as, &mut config.rlimit_as_type),
+        "core" => (&mut config.rlimit_core, &mut config.rlimit_core_type),
+        "cpu" => (&mut config.rlimit_cpu, &mut config.rlimit_cpu_type),
+        "fsize" => (&mut config.rlimit_fsize, &mut config.rlimit_fsize_type),
+        "nofile" => (&mut config.rlimit_nofile, &mut config.rlimit_nofile_type),
+        _ => return None,
+    })
+}
+
+/// Settles the limits and returns the ones that the guest can check: name to the highest allowed hard limit, in
+/// the kernel's units.
+pub(crate) fn settle(
+    config: &mut NsJailConfig,
+    hard_limits: &BTreeMap<&'static str, u64>,
+    corrections: &mut Vec<Correction>,
+) -> BTreeMap<String, u64> {
+    if config.disable_rl() {
+        config.disable_rl = None;
+        corrections.push(Correction::new(
+            "disable_rl",
+            "true",
+            "false",
+            "with limits off a crash of the guest could write a core file",
+        ));
+    }
+    let mut promised = BTreeMap::new();
+    let mut silent = Vec::new();
+    for (name, unit) in BREAKS_BUILDS {
+        let hard = hard_limits.get(name).copied().unwrap_or(u64::MAX);
+        let Some((value, kind)) = field(config, name) else {
+            continue;
+        };
+        let said = kind.and_then(|kind| RLimit::try_from(kind).ok());
+        match (said, *value) {
+            (None, None) => {
+                silent.push(format!("rlimit_{name}"));
+                as_hard(value, kind, hard, unit);
+            }
+            (Some(RLimit::Hard), _) => as_hard(value, kind, hard, unit),
+            (None | Some(RLimit::Value), Some(asked)) => {
+                // nsjail multiplies without looking; a wrapped product would be a tiny limit.
+                let bytes = asked.checked_mul(unit).unwrap_or(u64::MAX);
+                if bytes > hard {
+                    corrections.push(Correction::new(
+                        &format!("rlimit_{name}"),
+                        &asked.to_string(),
+                        "the caller's hard limit",
+                        "no process may raise its own hard limit",
+                    ));
+                    as_hard(value, kind, hard, unit);
+                } else if bytes == u64::MAX {
+                    (*value, *kind) = (None, Some(RLimit::Inf.into()));
+                } else {
+                    promised.insert(name.to_owned(), bytes);
+                }
+            }
+            (Some(RLimit::Inf), _) if hard != u64::MAX => {
+                corrections.push(Correction::new(
+                    &format!("rlimit_{name}_type"),
+                    "INF",
+                    "the caller's hard limit",
+                    "no process may raise its own hard limit",
+                ));
+                as_hard(value, kind, hard, unit);
+            }
+            _ => {}
+        }
+    }
+    let core_kind = config.rlimit_core_type();
+    if config.rlimit_core() != 0 || core_kind != RLimit::Value {
+        corrections.push(Correction::new(
+            "rlimit_core",
+            "a size",
+            "0",
+            "a core file of the guest would hold registry credentials",
+        ));
+    }
+    (config.rlimit_core, config.rlimit_core_type) = (Some(0), None);
+    promised.insert("core".to_owned(), 0);
+    if !silent.is_empty() {
+        corrections.push(Correction::new(
+            &silent.join(", "),
+            "unset",
+            "the caller's hard limits",
+            "nsjail's defaults (4 GiB of address space, 600 s, 1 MiB files, 32 descriptors) break builds",
+        ));
+    }
+    promised
+}
+
+fn as_hard(value: &mut Option<u64>, kind: &mut Option<i32>, hard: u64, unit: u64) {
+    (*value, *kind) = if hard == u64::MAX {
+        (None, Some(RLimit::Inf.into()))
+    } else if hard >= unit {
+        (Some(hard / unit), None)
+    } else {
+        (None, Some(RLimit::Hard.into()))
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Policy;
+
+    #[test]
+    fn settles_each_form() {
+        let hard = BTreeMap::from([
+            ("as", u64::MAX),
+            ("cpu", u64::MAX),
+            ("fsize", 3 << 20),
+            ("nofile", 1024),
+        ]);
+        for (text, nofile, fsize, promised, count) in [
+            ("# silent", (Some(1024), None), (Some(3), None), None, 1),
+            (
+                "rlimit_nofile: 64 rlimit_fsize: 2 rlimit_as: 1 rlimit_cpu: 1",
+                (Some(64), None),
+                (Some(2), None),
+                Some(64),
+                0,
+            ),
+            (
+                "rlimit_nofile: 99999 rlimit_fsize_type: INF rlimit_as: 1 rlimit_cpu: 1",
+                (Some(1024), None),
+                (Some(3), None),
+                None,
+                2,
+            ),
+            (
+                "rlimit_nofile_type: HARD rlimit_fsize: 17592186044417 rlimit_as: 1 rlimit_cpu: 1 disable_rl: true",
+                (Some(1024), None),
+                (Some(3), None),
+                None,
+                2,
+            ),
+            (
+                "rlimit_nofile_type: SOFT rlimit_fsize: 1 rlimit_as: 1 rlimit_cpu: 1 rlimit_core: 5",
+                (None, Some(RLimit::Soft.into())),
+                (Some(1), None),
+                None,
+                1,
+            ),
+        ] {
+            let mut config = Policy::parse("p", text.as_bytes()).unwrap().into_config();
+            let mut corrections = Vec::new();
+            let limits = settle(&mut config, &hard, &mut corrections);
+            assert_eq!((config.rlimit_nofile, config.rlimit_nofile_type), nofile, "{text}");
+            assert_eq!((config.rlimit_fsize, config.rlimit_fsize_type), fsize, "{text}");
+            assert_eq!(limits.get("nofile").copied(), promised, "{text}");
+            assert_eq!(limits["core"], 0);
+            assert_eq!(corrections.len(), count, "{text}: {corrections:?}");
+            assert_eq!(config.rlimit_core, Some(0));
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Real jails through the real nsjail: as root when the tests run as root, and as a plain user in any case (root
+//! starts this very program again under an unused id). One binary, because linking is what tests here cost most.
+
+mod guest;
+mod plain;
+mod rig;
+mod root;
+mod signals;

@@ -1,0 +1,148 @@
+//! Jails that a plain user starts. When the tests run as root, this file's suite runs in a child process under an
+//! id that no account has; otherwise it runs as it is.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use sandbox_linux::{Builtin, Nsjail, Outcome, Policy};
+
+use crate::guest::HOST_PATHS;
+use crate::rig::{GUEST_ARGS, Rig, bind, is_root, run_with, traces};
+
+/// No account has this id.
+const NOBODY: &str = "54321";
+
+#[test]
+fn suite() {
+    if !is_root() {
+        return checks();
+    }
+    let Some(rig) = Rig::new() else { return };
+    // Cargo's directory may be private; the copy in the rig is not.
+    let status = Command::new("setpriv")
+        .args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"])
+        .arg(rig.path("guest"))
+        .args(["--exact", "plain::suite", "--nocapture", "--test-threads=1"])
+        .env("KTL_TEST_PLAIN", "1")
+        .current_dir("/")
+        .status();
+    match status {
+        Ok(status) => assert!(status.success(), "the suite failed as a plain user: {status}"),
+        Err(error) => eprintln!("skipped: setpriv: {error}"),
+    }
+}
+
+fn checks() {
+    let Some(rig) = Rig::new() else { return };
+    let before = traces();
+    builtin_policies(&rig);
+    article(&rig);
+    exit_codes(&rig);
+    odd_names(&rig);
+    failures(&rig);
+    shim(&rig);
+    let after = traces();
+    let new: Vec<_> = after.iter().filter(|trace| !before.contains(trace)).collect();
+    assert!(new.is_empty(), "left on the host: {new:?}");
+}
+
+fn builtin_policies(rig: &Rig) {
+    for which in Builtin::ALL {
+        let run = rig.guest(&rig.jail(Policy::builtin(which), rig.overrides()));
+        assert_eq!(run.outcome, Outcome::Exited(0), "{which:?}: {run:#?}");
+        assert!(run.report.contains("threads 6"), "{}", run.report);
+        for path in HOST_PATHS {
+            assert!(run.report.contains(&format!("{path} hidden\n")), "{path}: {}", run.report);
+        }
+    }
+}
+
+fn article(rig: &Rig) {
+    let context = rig.path("ws");
+    fs::create_dir(&context).unwrap();
+    let mut overrides = rig.overrides();
+    overrides.binds.push(bind(&context, "/workspace"));
+    overrides.cwd = "/workspace".into();
+    let policy = Policy::parse("article", include_bytes!("../policies/article-linux-ci.cfg")).unwrap();
+    let run = rig.guest(&rig.jail(policy, overrides));
+    assert_eq!(run.outcome, Outcome::Exited(0), "{run:#?}");
+    assert!(run.report.contains("/etc/shadow hidden"), "{}", run.report);
+}
+
+fn exit_codes(rig: &Rig) {
+    // The program is the init of its namespace: signals that it raises against itself do nothing there, so the
+    // killed one is a child whose end the shell passes on.
+    for (script, want) in [
+        ("exit 0", Outcome::Exited(0)),
+        ("exit 7", Outcome::Exited(7)),
+        ("exit 255", Outcome::Exited(255)),
+        ("sh -c 'kill -TERM $$'; exit $?", Outcome::Exited(143)),
+        ("ulimit -t 1; while :; do :; done", Outcome::Signaled(libc::SIGKILL)),
+    ] {
+        let jail = rig.jail(Policy::builtin(Builtin::Ci), rig.overrides());
+        let script = script.replace("sh -c", "/ktl-bin/busybox sh -c");
+        let run = rig.shell(&jail, &script);
+        assert_eq!(run.outcome, want, "{script}: {run:#?}");
+    }
+}
+
+fn odd_names(rig: &Rig) {
+    use std::os::unix::ffi::OsStrExt as _;
+    let context = rig.path("odd").join(std::ffi::OsStr::from_bytes(b"a:b c\nd\"\\\xff"));
+    fs::create_dir_all(&context).unwrap();
+    fs::write(context.join("f"), "found").unwrap();
+    let mut overrides = rig.overrides();
+    overrides.binds.push(bind(&context, "/work space:x"));
+    overrides.env.push(("ODD".to_owned(), "two\nlines \"quoted\"".to_owned()));
+    overrides.cwd = "/work space:x".into();
+    let jail = rig.jail(Policy::builtin(Builtin::Ci), overrides);
+    let run = rig.shell(&jail, "/ktl-bin/busybox cat f >&10; echo \"$ODD\" >&10; pwd >&10");
+    assert_eq!(run.report, "foundtwo\nlines \"quoted\"\n/work space:x\n", "{run:#?}");
+}
+
+fn failures(rig: &Rig) {
+    let parse = |text: &str| Policy::parse("p", text.as_bytes()).unwrap();
+    for (text, program, cwd, stage) in [
+        ("#", "/ktl-bin/busybox", "/nowhere", "working directory"),
+        ("#", "/ktl-bin/none", "/", "start of the program"),
+        (
+            "mount { dst: \"/t\" fstype: \"tmpfs\" options: \"nonsense=1\" }",
+            "/ktl-bin/busybox",
+            "/",
+            "mount tree",
+        ),
+        (
+            "seccomp_string: \"ALLOW { no_such_call } DEFAULT KILL\"",
+            "/ktl-bin/busybox",
+            "/",
+            "system call filter",
+        ),
+    ] {
+        let mut overrides = rig.overrides();
+        overrides.cwd = cwd.into();
+        let run = rig.run(&rig.jail(parse(text), overrides), program, &["true"]);
+        match &run.outcome {
+            Outcome::JailFailed { stage: got, log, .. } => {
+                assert_eq!(got, stage, "{text}: {run:#?}");
+                assert!(!log.is_empty());
+            }
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+}
+
+fn shim(rig: &Rig) {
+    let shim = rig.path("nsjail");
+    fs::write(&shim, "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n").unwrap();
+    fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
+    let shim = Nsjail::find(Some(Path::new(&shim)), None).unwrap();
+    let jail = rig.jail(Policy::builtin(Builtin::Ci), rig.overrides());
+    let guest = rig.path("guest");
+    let mut args = vec!["KTL_TEST_ROLE=guest", guest.to_str().unwrap()];
+    args.extend(GUEST_ARGS);
+    let run = run_with(&shim, &jail, "/usr/bin/env", &args);
+    assert!(run.report.contains("the user namespace is the host's"), "{run:#?}");
+    assert!(matches!(run.outcome, Outcome::JailFailed { .. }), "{run:#?}");
+}

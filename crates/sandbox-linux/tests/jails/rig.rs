@@ -1,0 +1,151 @@
+//! What the tests share: where the tools are, and one call that runs a command in a jail and hears it out.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use sandbox_linux::{
+    Bind, Caller, Command, Jail, Nsjail, OnSignal, Outcome, Overrides, Policy, sealed_memfd,
+};
+use tempfile::TempDir;
+
+/// Number of the guest's report pipe.
+pub const REPORT: i32 = 10;
+/// Number of the guest's promises.
+pub const PROMISES: i32 = 11;
+
+/// Directory of the repository's tools, which `cargo xtask setup` fills.
+fn tools() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin")
+}
+
+/// The nsjail to test with; `None`, with a word on stderr, when there is none.
+pub fn nsjail() -> Option<Nsjail> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found =
+        Nsjail::find(Some(&tools().join("nsjail")), None).or_else(|_| Nsjail::find(None, Some(&path)));
+    if let Err(error) = &found {
+        eprintln!("skipped: {error}; run `cargo xtask setup`");
+    }
+    found.ok()
+}
+
+fn busybox() -> Option<PathBuf> {
+    let found = [tools().join("busybox"), "/bin/busybox".into()].into_iter().find(|path| path.exists());
+    if found.is_none() {
+        eprintln!("skipped: no static busybox; run `cargo xtask setup`");
+    }
+    found
+}
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A directory that everybody may search, with a static busybox and this test program in it.
+pub struct Rig {
+    pub dir: TempDir,
+    pub nsjail: Nsjail,
+}
+
+impl Rig {
+    pub fn new() -> Option<Rig> {
+        let nsjail = nsjail()?;
+        let busybox = busybox()?;
+        let dir = tempfile::Builder::new().prefix("ktl-jail-").tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::copy(busybox, dir.path().join("busybox")).unwrap();
+        fs::copy("/proc/self/exe", dir.path().join("guest")).unwrap();
+        for name in ["busybox", "guest"] {
+            fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        Some(Rig { dir, nsjail })
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Binds of the two programs and what every test needs besides.
+    pub fn overrides(&self) -> Overrides {
+        let program = |name: &str| bind(&self.path(name), &format!("/ktl-bin/{name}"));
+        Overrides {
+            binds: vec![program("busybox"), program("guest")],
+            env: vec![("KTL_TEST_ROLE".to_owned(), "guest".to_owned())],
+            cwd: "/".into(),
+            pass_fds: vec![REPORT, PROMISES],
+            ..Overrides::default()
+        }
+    }
+
+    pub fn jail(&self, policy: Policy, overrides: Overrides) -> Jail {
+        Jail::new(policy, overrides, &Caller::current().unwrap()).unwrap()
+    }
+
+    /// Runs a shell script inside; what it writes to descriptor 10 comes back.
+    pub fn shell(&self, jail: &Jail, script: &str) -> Run {
+        self.run(jail, "/ktl-bin/busybox", &["sh", "-c", script])
+    }
+
+    /// Runs this program inside as [`guest`](crate::guest).
+    pub fn guest(&self, jail: &Jail) -> Run {
+        self.run(jail, "/ktl-bin/guest", GUEST_ARGS)
+    }
+
+    pub fn run(&self, jail: &Jail, program: &str, args: &[&str]) -> Run {
+        run_with(&self.nsjail, jail, program, args)
+    }
+}
+
+/// Arguments that make the test harness run the guest's role on its main thread.
+pub const GUEST_ARGS: &[&str] = &["--exact", "guest::role", "--nocapture", "--test-threads=1", "--quiet"];
+
+pub fn bind(src: &Path, dst: &str) -> Bind {
+    Bind { src: src.to_owned(), dst: dst.into(), rw: false, idmap: false, is_dir: src.is_dir() }
+}
+
+/// What came of a jail.
+#[derive(Debug)]
+pub struct Run {
+    pub outcome: Outcome,
+    pub report: String,
+    pub log: Vec<String>,
+}
+
+pub fn run_with(nsjail: &Nsjail, jail: &Jail, program: &str, args: &[&str]) -> Run {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let promises = serde_json::to_vec(&jail.promises()).unwrap();
+    let fds: Vec<(OwnedFd, i32)> =
+        vec![(writer, REPORT), (sealed_memfd("promises", &promises).unwrap(), PROMISES)];
+    let command = Command { program: program.into(), args: args.iter().map(OsString::from).collect(), fds };
+    let running = nsjail.spawn(jail, command).unwrap();
+    let mut log = Vec::new();
+    let outcome = running.supervise(&mut |_| OnSignal::Kill, &mut |line| log.push(line.to_string()));
+    let mut report = String::new();
+    File::from(reader).read_to_string(&mut report).unwrap();
+    Run { outcome, report, log }
+}
+
+/// Mounts, and nsjail's working directories, of the host.
+pub fn traces() -> Vec<String> {
+    let mut found: Vec<String> = fs::read_to_string("/proc/self/mountinfo")
+        .unwrap()
+        .lines()
+        .filter(|line| line.contains("ktl") || line.contains("nsjail"))
+        .map(str::to_owned)
+        .collect();
+    let uid = rustix::process::geteuid().as_raw();
+    for dir in ["/run/user", &format!("/run/user/{uid}"), "/tmp"] {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let own = [format!("nsjail.{uid}.root"), format!("nsjail.{uid}.tmp"), "nsjail".to_owned()];
+            if own.contains(&name) {
+                found.push(entry.path().display().to_string());
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,4 @@
+# The small base image of the tests: a static busybox and nothing else.
+FROM scratch
+ADD busybox.tar /
+CMD ["sh"]
