@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+#[expect(clippy::disallowed_methods, reason = "cargo hands a build script its directory so")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
     let source = include.join("nsjail/config.proto");

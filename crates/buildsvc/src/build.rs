@@ -243,7 +243,7 @@ pub async fn run(
 async fn failed(client: &Client, status: &Status, output: Option<BuildError>) -> BuildError {
     const DURING: &str = "the build";
     if client::is_broken(status) {
-        return client::lost(DURING, status);
+        return if client.is_gone() { client::ended(DURING) } else { client::lost(DURING, status) };
     }
     if let Some(output) = output {
         return output;

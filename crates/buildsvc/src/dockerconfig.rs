@@ -128,7 +128,9 @@ impl DockerConfig {
     /// registry goes before the one for all. The name is as the file has it, so it may be anything.
     pub fn helper(&self, host: &str) -> Option<&str> {
         let named = if is_hub(host) {
-            [HUB_SERVER, "index.docker.io", "docker.io", HUB_HOST].iter().find_map(|key| self.helpers.get(*key))
+            [HUB_SERVER, "index.docker.io", "docker.io", HUB_HOST]
+                .iter()
+                .find_map(|key| self.helpers.get(*key))
         } else {
             self.helpers.get(host)
         };
@@ -229,6 +231,7 @@ impl From<EntryForm> for Entry {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Form {
     #[serde(rename = "credHelpers")]
     cred_helpers: Option<BTreeMap<String, String>>,
@@ -238,6 +241,7 @@ struct Form {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object with a login")]
 struct EntryForm {
     auth: Option<String>,
     username: Option<String>,
@@ -313,9 +317,15 @@ mod tests {
             assert_eq!(login, expected, "{entry}");
             let credentials = login.credentials();
             if identity.is_empty() {
-                assert_eq!((credentials.username.as_str(), &credentials.secret.0[..]), (username, password.as_bytes()));
+                assert_eq!(
+                    (credentials.username.as_str(), &credentials.secret.0[..]),
+                    (username, password.as_bytes())
+                );
             } else {
-                assert_eq!((credentials.username.as_str(), &credentials.secret.0[..]), ("", identity.as_bytes()));
+                assert_eq!(
+                    (credentials.username.as_str(), &credentials.secret.0[..]),
+                    ("", identity.as_bytes())
+                );
             }
         }
     }
@@ -365,8 +375,7 @@ mod tests {
             assert_eq!(config.stored("good.example").unwrap(), None);
             let error = config.stored("bad.example").unwrap_err().to_string();
             assert_eq!(
-                error,
-                "config.json: `auth` of \"bad.example\" is not the base64 form of `name:password`",
+                error, "config.json: `auth` of \"bad.example\" is not the base64 form of `name:password`",
                 "{auth}"
             );
         }
@@ -378,11 +387,15 @@ mod tests {
             ("{\n  \"auths\": [\n", "config.json:2:11: "),
             ("{\n  \"credsStore\": 7\n}", "config.json:2:17: "),
             ("{\"auths\": {\"a\": {\"auth\": 1}}}", "config.json:1:26: "),
-            ("{\"auths\": {\"a\": \"dXNlcjpwYXNz\"}}", "config.json:1:31: invalid type: string, expected"),
+            (
+                "{\"auths\": {\"a\": \"dXNlcjpwYXNz\"}}",
+                "config.json:1:30: invalid type: string, expected an object with a login",
+            ),
             ("nonsense", "config.json:1:2: "),
         ];
         for (text, prefix) in table {
-            let error = DockerConfig::parse(text.as_bytes(), Path::new("config.json")).unwrap_err().to_string();
+            let error =
+                DockerConfig::parse(text.as_bytes(), Path::new("config.json")).unwrap_err().to_string();
             assert!(error.starts_with(prefix), "{text:?}: {error}");
             assert!(!error.contains(" at line ") && !error.contains(AUTH), "{error}");
         }
@@ -404,7 +417,8 @@ mod tests {
 
     #[test]
     fn nothing_secret_is_shown_by_debug() {
-        let config = config(&format!(r#"{{"auths":{{"r.example":{{"auth":"{AUTH}","identitytoken":"refresh"}}}}}}"#));
+        let config =
+            config(&format!(r#"{{"auths":{{"r.example":{{"auth":"{AUTH}","identitytoken":"refresh"}}}}}}"#));
         let shown = format!("{config:?} {:?}", config.stored("r.example").unwrap());
         assert!(!shown.contains(AUTH) && !shown.contains("pass\"") && !shown.contains("refresh"), "{shown}");
     }

@@ -42,7 +42,9 @@ impl Address {
         }
         let Some(authority) = text.strip_prefix("tcp://") else {
             return Err(match text.split_once("://") {
-                Some((scheme, _)) => format!("builders cannot be reached by `{scheme}://`; use unix://PATH or tcp://HOST:PORT"),
+                Some((scheme, _)) => {
+                    format!("builders cannot be reached by `{scheme}://`; use unix://PATH or tcp://HOST:PORT")
+                }
                 None => format!("`{text}` is no builder address; use unix://PATH or tcp://HOST:PORT"),
             });
         };
@@ -77,7 +79,8 @@ pub fn candidates(flags: &BuilderFlags, env: &Env) -> Result<Vec<Candidate>, Fai
     ];
     for (text, named_by) in given {
         if let Some(text) = text {
-            let address = Address::parse(&text).map_err(|why| Failure::usage(format!("{named_by}: {why}")))?;
+            let address =
+                Address::parse(&text).map_err(|why| Failure::usage(format!("{named_by}: {why}")))?;
             return Ok(vec![Candidate { address, named_by, demanded: true }]);
         }
     }
@@ -113,7 +116,8 @@ mod tests {
             ("tcp://[::1]:1234", tcp("::1", 1234)),
         ] {
             assert_eq!(Address::parse(text), expected, "{text}");
-            let again = expected.map(|address: Address| address.to_string()).and_then(|text| Address::parse(&text));
+            let again =
+                expected.map(|address: Address| address.to_string()).and_then(|text| Address::parse(&text));
             assert_eq!(Address::parse(text), again, "{text} printed and read again");
         }
         for (text, part) in [
@@ -140,7 +144,11 @@ mod tests {
             tlsdir: None,
             tlsservername: None,
         };
-        let env = Env::of(&[("BUILDKIT_HOST", "unix:///b"), ("KTL_BUILDER", "unix:///k"), ("XDG_RUNTIME_DIR", "/run/user/7")]);
+        let env = Env::of(&[
+            ("BUILDKIT_HOST", "unix:///b"),
+            ("KTL_BUILDER", "unix:///k"),
+            ("XDG_RUNTIME_DIR", "/run/user/7"),
+        ]);
         let names = |flags: &BuilderFlags, env: &Env| {
             let found = candidates(flags, env).unwrap();
             found.iter().map(|candidate| candidate.address.to_string()).collect::<Vec<_>>()

@@ -11,6 +11,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::display::Mode;
 use crate::env;
 use crate::exit;
+use crate::tidy;
 
 /// Build container images from inside a jail
 ///
@@ -22,7 +23,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
-    /// Say what was decided and why: the builder that was found, the jail's proof
+    /// Say what was decided and why: the builder that was found, the jail's proof; twice, trace the build
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 }
@@ -30,6 +31,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Build(Box<BuildArgs>),
+    /// Clears up after a ktl that was killed; started by ktl itself
+    #[command(name = tidy::COMMAND, hide = true)]
+    Tidy {
+        dirs: Vec<PathBuf>,
+    },
 }
 
 /// Build an image from a Dockerfile

@@ -97,7 +97,10 @@ fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
 
 fn unreachable(candidate: &Candidate, error: &io::Error) -> Failure {
     let Candidate { address, named_by, .. } = candidate;
-    let failure = Failure::new(Exit::Builder, format!("cannot reach the builder at {address} (named by {named_by}): {error}"));
+    let failure = Failure::new(
+        Exit::Builder,
+        format!("cannot reach the builder at {address} (named by {named_by}): {error}"),
+    );
     match (address, error.kind()) {
         (Address::Unix(path), io::ErrorKind::NotFound) => failure.hint(format!(
             "There is no socket at {}. Is buildkitd running? It prints the address it listens on when it starts.",

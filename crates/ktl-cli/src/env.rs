@@ -79,7 +79,9 @@ impl Env {
     /// ktl's cache directory, or `None` when neither variable nor home says where.
     pub fn cache_dir(&self) -> Option<PathBuf> {
         self.path(KTL_CACHE_DIR)
-            .or_else(|| self.path("XDG_CACHE_HOME").filter(|dir| dir.is_absolute()).map(|dir| dir.join("ktl")))
+            .or_else(|| {
+                self.path("XDG_CACHE_HOME").filter(|dir| dir.is_absolute()).map(|dir| dir.join("ktl"))
+            })
             .or_else(|| self.home().map(|home| home.join(".cache/ktl")))
     }
 }

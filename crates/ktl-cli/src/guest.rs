@@ -79,8 +79,9 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
         let _ = writeln!(io::stderr().lock(), "[probe] {}: {}", path.display(), sandbox_linux::probe(path));
     }
     let take = |number| {
-        sandbox_linux::take_fd(number)
-            .map_err(|error| Failure::sandbox(format!("the jail was started without descriptor {number}: {error}")))
+        sandbox_linux::take_fd(number).map_err(|error| {
+            Failure::sandbox(format!("the jail was started without descriptor {number}: {error}"))
+        })
     };
     let outputs = plan
         .outputs
@@ -99,8 +100,9 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
     };
     let (exit, result) = run(&plan, ends);
     if let Some(result) = result {
-        serde_json::to_writer(std::fs::File::from(result_fd), &result)
-            .map_err(|error| Failure::internal(format!("failed to hand the result out of the jail: {error}")))?;
+        serde_json::to_writer(std::fs::File::from(result_fd), &result).map_err(|error| {
+            Failure::internal(format!("failed to hand the result out of the jail: {error}"))
+        })?;
     }
     Ok(exit)
 }
@@ -108,16 +110,18 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
 /// Compares what the kernel says with what the plan promises, before anything else is done.
 fn prove(env: &Env) -> Result<BuildPlan, Failure> {
     let not_in_a_jail = |why: String| {
-        Failure::sandbox(format!("{} is set, but this is not ktl's jail: {why}", env::KTL_SANDBOX_ACTIVE)).hint(format!(
-            "That variable is set by ktl inside the jail and proves nothing. Unset it: env -u {} ktl …",
-            env::KTL_SANDBOX_ACTIVE
-        ))
+        Failure::sandbox(format!("{} is set, but this is not ktl's jail: {why}", env::KTL_SANDBOX_ACTIVE))
+            .hint(format!(
+                "That variable is set by ktl inside the jail and proves nothing. Unset it: env -u {} ktl …",
+                env::KTL_SANDBOX_ACTIVE
+            ))
     };
-    let memfd = sandbox_linux::take_fd(fd::PLAN).map_err(|_| not_in_a_jail("no plan was handed in".into()))?;
+    let memfd =
+        sandbox_linux::take_fd(fd::PLAN).map_err(|_| not_in_a_jail("no plan was handed in".into()))?;
     let bytes = sandbox_linux::read_sealed_memfd(memfd.as_fd(), PLAN_LIMIT)
         .map_err(|error| not_in_a_jail(format!("descriptor {} is no sealed plan ({error})", fd::PLAN)))?;
-    let plan: BuildPlan =
-        serde_json::from_slice(&bytes).map_err(|error| not_in_a_jail(format!("the plan cannot be read: {error}")))?;
+    let plan: BuildPlan = serde_json::from_slice(&bytes)
+        .map_err(|error| not_in_a_jail(format!("the plan cannot be read: {error}")))?;
     if plan.version != plan::VERSION {
         return Err(not_in_a_jail(format!("the plan is of version {}, not {}", plan.version, plan::VERSION)));
     }
@@ -126,10 +130,11 @@ fn prove(env: &Env) -> Result<BuildPlan, Failure> {
     }
     let promises = plan.promises.as_ref().ok_or_else(|| not_in_a_jail("the plan promises nothing".into()))?;
     let proof = sandbox_linux::verify(promises).map_err(|error| {
-        Failure::sandbox(format!("the jail is not what was promised: {}", chain(&error)))
-            .hint("Nothing was built. Is the nsjail program really nsjail? See --sandbox-bin and --sandbox-logs.")
+        Failure::sandbox(format!("the jail is not what was promised: {}", chain(&error))).hint(
+            "Nothing was built. Is the nsjail program really nsjail? See --sandbox-bin and --sandbox-logs.",
+        )
     })?;
-    if plan.verbose {
+    if plan.verbose > 0 {
         let _ = writeln!(io::stderr().lock(), "[sandbox] proof: {proof}");
     }
     Ok(plan)
@@ -137,10 +142,21 @@ fn prove(env: &Env) -> Result<BuildPlan, Failure> {
 
 /// Builds. Everything that a person should see has been printed when this returns.
 pub fn run(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestResult>) {
+    if plan.verbose > 1 {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
+            .with_writer(io::stderr)
+            .with_ansi(plan.colour)
+            .init();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let _ = write!(io::stderr().lock(), "{}", Failure::internal(format!("failed to start threads: {error}")));
+            let _ = write!(
+                io::stderr().lock(),
+                "{}",
+                Failure::internal(format!("failed to start threads: {error}"))
+            );
             return (Exit::Internal, None);
         }
     };
@@ -154,10 +170,11 @@ async fn hold_conversation(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestR
     let cancel = CancellationToken::new();
     let signal = cancel::watch(ends.cancel, cancel.clone());
     let (events, updates) = mpsc::channel(256);
+    let (notes, noted) = mpsc::unbounded_channel();
     let display = Display::new(plan.progress, display::Output::stderr(plan.colour));
-    let display = tokio::spawn(show(display, updates));
+    let display = tokio::spawn(show(display, updates, noted));
 
-    let outcome = converse(plan, ends.connection, ends.broker, ends.outputs, events, cancel).await;
+    let outcome = converse(plan, ends.connection, ends.broker, ends.outputs, (events, notes), cancel).await;
     let mut display = match display.await {
         Ok(display) => display,
         Err(_) => return (Exit::Internal, None),
@@ -172,6 +189,14 @@ async fn hold_conversation(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestR
         Ok(result) => {
             if !matches!(plan.progress, Mode::Quiet | Mode::RawJson) {
                 let _ = write!(stderr, "{}", report::warnings(&summary));
+                if plan.verbose > 0 {
+                    let (counts, seconds) = (summary.counts, summary.elapsed.as_secs_f64());
+                    let _ = writeln!(
+                        stderr,
+                        "{} steps in {seconds:.1}s, {} from the cache",
+                        counts.total, counts.cached
+                    );
+                }
             }
             (Exit::Ok, Some(result))
         }
@@ -213,7 +238,7 @@ async fn converse(
     connection: OwnedFd,
     broker: OwnedFd,
     outputs: Vec<(i32, OwnedFd)>,
-    events: mpsc::Sender<Event>,
+    (events, notes): (mpsc::Sender<Event>, mpsc::UnboundedSender<String>),
     cancel: CancellationToken,
 ) -> Result<GuestResult, Ended> {
     let broker = BrokerClient::new(broker)
@@ -231,16 +256,30 @@ async fn converse(
             () = cancel.cancelled() => return Err(BuildError::Cancelled.into()),
         };
         version::supports_forced_network(&info, &workers).map_err(|error| {
-            Failure::new(Exit::Policy, format!("--hermetic: the builder at {} cannot keep RUN off the network: {error}", plan.builder))
-                .hint("Use a buildkitd of a newer version, or leave --hermetic out.")
+            Failure::new(
+                Exit::Policy,
+                format!(
+                    "--hermetic: the builder at {} cannot keep RUN off the network: {error}",
+                    plan.builder
+                ),
+            )
+            .hint("Use a buildkitd of a newer version, or leave --hermetic out.")
         })?;
+        let _ = notes.send(format!(
+            "[hermetic] no RUN has a network: forced in the solve, honoured by BuildKit {}",
+            info.version
+        ));
     }
     let result = build::run(&client, &plan.build, session, events, cancel).await?;
     Ok(GuestResult { exporter_response: result.exporter_response })
 }
 
 /// What this build offers to the daemon, and nothing else.
-fn session(plan: &BuildPlan, broker: Arc<BrokerClient>, mut outputs: Vec<(i32, OwnedFd)>) -> Result<Session, Failure> {
+fn session(
+    plan: &BuildPlan,
+    broker: Arc<BrokerClient>,
+    mut outputs: Vec<(i32, OwnedFd)>,
+) -> Result<Session, Failure> {
     let mut session = Session {
         shared_key: plan.shared_key.clone(),
         locals: Default::default(),
@@ -265,8 +304,9 @@ fn session(plan: &BuildPlan, broker: Arc<BrokerClient>, mut outputs: Vec<(i32, O
                 Some(Output { path: format!("output {number}"), sink: Sink::File(fd.into()) })
             }
             GuestOutput::Directory(path) => {
-                let dir = std::fs::File::open(path)
-                    .map_err(|error| Failure::new(Exit::BuildFailed, format!("failed to open {}: {error}", path.display())))?;
+                let dir = std::fs::File::open(path).map_err(|error| {
+                    Failure::new(Exit::BuildFailed, format!("failed to open {}: {error}", path.display()))
+                })?;
                 let sink = Sink::Directory(Arc::new(Receiver::new(dir.into())));
                 Some(Output { path: path.display().to_string(), sink })
             }
@@ -276,15 +316,25 @@ fn session(plan: &BuildPlan, broker: Arc<BrokerClient>, mut outputs: Vec<(i32, O
 }
 
 /// Feeds the display until the build has no more to say, then gives it back for the last word.
-async fn show(mut display: Display, mut updates: mpsc::Receiver<Event>) -> Display {
+async fn show(
+    mut display: Display,
+    mut updates: mpsc::Receiver<Event>,
+    mut notes: mpsc::UnboundedReceiver<String>,
+) -> Display {
     let mut tick = tokio::time::interval(Duration::from_millis(70));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         tokio::select! {
             event = updates.recv() => match event {
                 Some(event) => display.event(event),
-                None => return display,
+                None => {
+                    while let Ok(note) = notes.try_recv() {
+                        display.note(&note);
+                    }
+                    return display;
+                }
             },
+            Some(note) = notes.recv() => display.note(&note),
             _ = tick.tick() => display.tick(),
         }
     }

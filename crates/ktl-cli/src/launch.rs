@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use sandbox_linux::{Bind, Builtin, Caller, Command, Jail, Nsjail, OnSignal, Outcome, Overrides, Policy, PolicyError};
+use sandbox_linux::{
+    Bind, Builtin, Caller, Command, Jail, Nsjail, OnSignal, Outcome, Overrides, Policy, PolicyError,
+};
 
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
@@ -38,18 +40,19 @@ pub fn prepare(
     outputs: &[Opened],
     ui: &Ui,
 ) -> Result<Prepared, Failure> {
-    let nsjail = Nsjail::find(sandbox.bin.as_deref(), sandbox.path_var.as_deref())
-        .map_err(|error| {
-            let ways = error.ways_to_get_it().iter().map(|way| format!("- {way}"));
-            let failure = Failure::sandbox(format!("no jail: {}", chain(&error)));
-            failure.hint("nsjail makes the jail, and it can be had like this:").hints(ways).hint(WAY_OUT)
-        })?;
+    let nsjail = Nsjail::find(sandbox.bin.as_deref(), sandbox.path_var.as_deref()).map_err(|error| {
+        let ways = error.ways_to_get_it().iter().map(|way| format!("- {way}"));
+        let failure = Failure::sandbox(format!("no jail: {}", chain(&error)));
+        failure.hint("nsjail makes the jail, and it can be had like this:").hints(ways).hint(WAY_OUT)
+    })?;
     let policy = policy(plan, sandbox)?;
     let name = policy.name().to_owned();
     let staged = stage::stage(&host.cache).map_err(|error| {
         let failure = Failure::sandbox(format!("failed to stage ktl for the jail: {}", chain(&error)));
         match error {
-            stage::StageError::Dynamic => failure.hint("Build it with `cargo build` in ktl's own checkout, which links statically."),
+            stage::StageError::Dynamic => {
+                failure.hint("Build it with `cargo build` in ktl's own checkout, which links statically.")
+            }
             _ => failure.hint("The cache directory can be moved with KTL_CACHE_DIR."),
         }
     })?;
@@ -92,7 +95,8 @@ pub fn prepare(
         pass_fds: fds,
         ..Overrides::default()
     };
-    let caller = Caller::current().map_err(|error| Failure::sandbox(format!("failed to learn who runs ktl: {error}")))?;
+    let caller = Caller::current()
+        .map_err(|error| Failure::sandbox(format!("failed to learn who runs ktl: {error}")))?;
     let jail = Jail::new(policy, overrides, &caller)
         .map_err(|error| Failure::sandbox(format!("the policy {name} gives no jail: {}", chain(&error))))?;
     for correction in jail.corrections() {
@@ -102,7 +106,11 @@ pub fn prepare(
         // The file system cannot lend root's directory to the guest's id, so it is given away; results are taken back.
         let ids = jail.host_ids();
         std::os::unix::fs::chown(dir, Some(ids.uid), Some(ids.gid)).map_err(|error| {
-            Failure::sandbox(format!("failed to give {} to the guest as {}: {error}", dir.display(), dst.display()))
+            Failure::sandbox(format!(
+                "failed to give {} to the guest as {}: {error}",
+                dir.display(),
+                dst.display()
+            ))
         })?;
     }
     plan.promises = Some(jail.promises());
@@ -122,7 +130,8 @@ fn policy(plan: &BuildPlan, sandbox: &SandboxPlan) -> Result<Policy, Failure> {
         return Ok(Policy::builtin(if plan.hermetic { Builtin::Hermetic } else { Builtin::Strict }));
     };
     let bytes = fs::read(path).map_err(|error| {
-        Failure::sandbox(format!("failed to read the policy {}: {error}", path.display())).hint("It is named by --sandbox-config.")
+        Failure::sandbox(format!("failed to read the policy {}: {error}", path.display()))
+            .hint("It is named by --sandbox-config.")
     })?;
     Policy::parse(&path.display().to_string(), &bytes).map_err(|error| {
         let failure = Failure::sandbox(chain(&error));
@@ -136,7 +145,8 @@ fn policy(plan: &BuildPlan, sandbox: &SandboxPlan) -> Result<Policy, Failure> {
 /// The line of a policy that cannot be read, and a mark below the place.
 fn excerpt(text: &str, line: usize, column: usize) -> Option<String> {
     let source = text.lines().nth(line.checked_sub(1)?)?;
-    let mark: String = source.chars().take(column.saturating_sub(1)).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    let mark: String =
+        source.chars().take(column.saturating_sub(1)).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
     let number = line.to_string();
     Some(format!("{number} | {source}\n{} | {mark}^", " ".repeat(number.len())))
 }
@@ -145,7 +155,8 @@ fn excerpt(text: &str, line: usize, column: usize) -> Option<String> {
 fn guest_cache(cache: &Path) -> Result<PathBuf, Failure> {
     let dir = cache.join("guest");
     DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|error| {
-        Failure::sandbox(format!("failed to create {}: {error}", dir.display())).hint("Set KTL_CACHE_DIR to a directory of yours.")
+        Failure::sandbox(format!("failed to create {}: {error}", dir.display()))
+            .hint("Set KTL_CACHE_DIR to a directory of yours.")
     })?;
     Ok(dir)
 }
@@ -169,8 +180,10 @@ pub fn run(
     after_fork: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(Exit, Option<GuestResult>), Failure> {
     let Prepared { nsjail, jail, args } = prepared;
-    let io_failure = |what: &'static str| move |error: io::Error| Failure::internal(format!("failed to {what}: {error}"));
-    let json = serde_json::to_vec(plan).map_err(|error| Failure::internal(format!("failed to write the plan: {error}")))?;
+    let io_failure =
+        |what: &'static str| move |error: io::Error| Failure::internal(format!("failed to {what}: {error}"));
+    let json = serde_json::to_vec(plan)
+        .map_err(|error| Failure::internal(format!("failed to write the plan: {error}")))?;
     let plan_fd = sandbox_linux::sealed_memfd("ktl-plan", &json).map_err(io_failure("seal the plan"))?;
     let (control_guest, control_host) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
         .map_err(io::Error::from)
@@ -193,9 +206,9 @@ pub fn run(
         }
     }
     let command = Command { program: guest_path::BINARY.into(), args, fds };
-    let running = nsjail
-        .spawn(&jail, command)
-        .map_err(|error| Failure::sandbox(format!("failed to start the jail: {}", chain(&error))).hint(WAY_OUT))?;
+    let running = nsjail.spawn(&jail, command).map_err(|error| {
+        Failure::sandbox(format!("failed to start the jail: {}", chain(&error))).hint(WAY_OUT)
+    })?;
     after_fork()?;
 
     let mut control = Some(File::from(control_host));
@@ -222,11 +235,14 @@ pub fn run(
             Some(signal) => Exit::Signal(signal),
             None => {
                 let what = format!("the guest was ended by signal {signal}");
-                return Err(Failure::sandbox(what).hint("A limit of the policy may have been hit; --sandbox-logs shows the jail's own words."));
+                return Err(Failure::sandbox(what).hint(
+                    "A limit of the policy may have been hit; --sandbox-logs shows the jail's own words.",
+                ));
             }
         },
         Outcome::JailFailed { stage, detail, hint, log } => {
-            let mut failure = Failure::sandbox(format!("the jail did not start: {stage}: {detail}")).hints(hint);
+            let mut failure =
+                Failure::sandbox(format!("the jail did not start: {stage}: {detail}")).hints(hint);
             if !sandbox.logs && ui.verbose {
                 failure = failure.hints(log.iter().map(|line| format!("[sandbox] {}", line.text)));
             }
@@ -240,7 +256,9 @@ pub fn run(
 }
 
 fn read_result(mut file: File) -> Result<GuestResult, Failure> {
-    let broken = |why: &dyn std::fmt::Display| Failure::sandbox(format!("the guest handed out a broken result: {why}"));
+    let broken = |why: &dyn std::fmt::Display| {
+        Failure::sandbox(format!("the guest handed out a broken result: {why}"))
+    };
     let mut bytes = Vec::new();
     file.rewind().map_err(|error| broken(&error))?;
     file.take(RESULT_LIMIT + 1).read_to_end(&mut bytes).map_err(|error| broken(&error))?;

@@ -20,6 +20,7 @@ mod plan;
 mod report;
 mod stage;
 mod stream;
+mod tidy;
 mod tls;
 mod ui;
 
@@ -36,7 +37,8 @@ fn main() -> ExitCode {
     }
     let cli = cli::Cli::parse();
     let result = match &cli.command {
-        cli::Command::Build(args) => commands::build::run(args, cli.verbose > 0, &env),
+        cli::Command::Build(args) => commands::build::run(args, cli.verbose, &env),
+        cli::Command::Tidy { dirs } => Ok(tidy::run(dirs)),
     };
     match result {
         Ok(exit) => exit.into(),

@@ -16,6 +16,9 @@ use buildsvc::output::Destination;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 
+/// Names of what is not yet whole begin with this.
+pub const STAGING_PREFIX: &str = ".ktl-";
+
 /// A destination made ready. Dropped without [`Opened::commit`] it leaves nothing behind.
 #[derive(Debug)]
 pub enum Opened {
@@ -24,7 +27,10 @@ pub enum Opened {
     /// Written to as the result arrives: stdout, or a destination that is no regular file.
     Stream(OwnedFd),
     Directory(PendingDirectory),
-    Load { child: Child, pipe: Option<OwnedFd> },
+    Load {
+        child: Child,
+        pipe: Option<OwnedFd>,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +58,8 @@ pub fn open(destination: &Destination, nonce: &str) -> Result<Opened, Failure> {
     match destination {
         Destination::None => Ok(Opened::Remote),
         Destination::Stdout => {
-            let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(at("duplicate", Path::new("stdout")))?;
+            let stdout =
+                io::stdout().as_fd().try_clone_to_owned().map_err(at("duplicate", Path::new("stdout")))?;
             Ok(Opened::Stream(stdout))
         }
         Destination::File(path) => open_file(path, nonce),
@@ -64,12 +71,12 @@ pub fn open(destination: &Destination, nonce: &str) -> Result<Opened, Failure> {
 fn open_file(path: &Path, nonce: &str) -> Result<Opened, Failure> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
-            return Err(Failure::usage(format!("the output file {} is a directory", path.display()))
-                .hint("Name a file, or use type=local for a directory."));
+            Err(Failure::usage(format!("the output file {} is a directory", path.display()))
+                .hint("Name a file, or use type=local for a directory."))
         }
         Ok(found) if !found.is_file() => {
             let special = OpenOptions::new().write(true).open(path).map_err(at("open", path))?;
-            return Ok(Opened::Stream(special.into()));
+            Ok(Opened::Stream(special.into()))
         }
         _ => Ok(Opened::File(PendingFile::create(path, nonce)?)),
     }
@@ -98,7 +105,9 @@ impl Opened {
             Opened::Stream(fd) => fd.try_clone(),
             Opened::Load { pipe, .. } => return Ok(pipe.take()),
         };
-        fd.map(Some).map_err(|error| Failure::internal(format!("failed to duplicate an output's descriptor: {error}")))
+        fd.map(Some).map_err(|error| {
+            Failure::internal(format!("failed to duplicate an output's descriptor: {error}"))
+        })
     }
 
     /// Whether the guest writes to an open descriptor.
@@ -138,9 +147,9 @@ impl Opened {
 }
 
 fn finish_docker_load(child: Child) -> Result<(), Failure> {
-    let output = child
-        .wait_with_output()
-        .map_err(|error| Failure::new(Exit::BuildFailed, format!("failed to wait for `docker load`: {error}")))?;
+    let output = child.wait_with_output().map_err(|error| {
+        Failure::new(Exit::BuildFailed, format!("failed to wait for `docker load`: {error}"))
+    })?;
     if output.status.success() {
         Ok(())
     } else {
@@ -241,7 +250,8 @@ impl PendingDirectory {
             merge(&self.staging, &self.path)?;
             return fs::remove_dir_all(&self.staging).map_err(at("remove", &self.staging));
         }
-        fs::set_permissions(&self.staging, Permissions::from_mode(0o755)).map_err(at("set the mode of", &self.staging))?;
+        fs::set_permissions(&self.staging, Permissions::from_mode(0o755))
+            .map_err(at("set the mode of", &self.staging))?;
         fs::rename(&self.staging, &self.path).map_err(at("move the result to", &self.path))
     }
 }
@@ -257,14 +267,14 @@ fn parent(path: &Path) -> &Path {
 }
 
 fn sibling(path: &Path, nonce: &str) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".ktl-");
+    let mut name = std::ffi::OsString::from(STAGING_PREFIX);
     name.push(nonce);
     name.push("-");
     name.push(path.file_name().unwrap_or_default());
     let mut sibling = parent(path).join(&name);
     // A name that is near the limit leaves no room for the prefix.
     if name.len() > 200 {
-        sibling = parent(path).join(format!(".ktl-{nonce}"));
+        sibling = parent(path).join(format!("{STAGING_PREFIX}{nonce}"));
     }
     sibling
 }
@@ -278,7 +288,8 @@ fn take_over(dir: &Path, own: (u32, u32)) -> Result<(), OutputError> {
         if entry.file_type().map_err(at("stat", &path))?.is_dir() {
             take_over(&path, own)?;
         } else {
-            std::os::unix::fs::lchown(&path, Some(own.0), Some(own.1)).map_err(at("take ownership of", &path))?;
+            std::os::unix::fs::lchown(&path, Some(own.0), Some(own.1))
+                .map_err(at("take ownership of", &path))?;
         }
     }
     Ok(())
@@ -333,7 +344,11 @@ mod tests {
         let mut pending = PendingFile::create(&path, "n").unwrap();
         pending.write_all(b"half").unwrap();
         drop(pending);
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0, "nothing remains of an abandoned file");
+        assert_eq!(
+            fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            0,
+            "nothing remains of an abandoned file"
+        );
         write(&path, "old");
         let mut pending = PendingFile::create(&path, "n").unwrap();
         pending.write_all(b"new").unwrap();

@@ -56,7 +56,8 @@ pub struct BuildPlan {
     pub progress: Mode,
     pub colour: bool,
     pub quiet: bool,
-    pub verbose: bool,
+    /// 1 explains decisions, 2 traces the conversation with the builder.
+    pub verbose: u8,
     /// Paths to look for from inside before the build starts.
     pub probes: Vec<PathBuf>,
     /// The builder must be able to keep RUN off the network.
@@ -148,7 +149,12 @@ pub enum Kind {
 }
 
 /// Settles what the arguments mean.
-pub fn resolve(args: &BuildArgs, verbose: bool, env: &Env, facts: &Facts) -> Result<(BuildPlan, HostPlan), Failure> {
+pub fn resolve(
+    args: &BuildArgs,
+    verbose: u8,
+    env: &Env,
+    facts: &Facts,
+) -> Result<(BuildPlan, HostPlan), Failure> {
     let inputs = Inputs::resolve(args, facts)?;
     let (style, outputs) = progress_and_outputs(args)?;
     let results = Results::resolve(args, outputs, facts)?;
@@ -157,10 +163,13 @@ pub fn resolve(args: &BuildArgs, verbose: bool, env: &Env, facts: &Facts) -> Res
         refuse_jail_flags_without_jail(args)?;
     }
 
-    let secrets = SecretSpec::list(&args.build.secret).map_err(|error| Failure::usage(format!("--secret: {error}")))?;
-    let secrets = secrets.into_iter().map(|spec| secret_source(spec, env, facts)).collect::<Result<Vec<_>, _>>()?;
+    let secrets =
+        SecretSpec::list(&args.build.secret).map_err(|error| Failure::usage(format!("--secret: {error}")))?;
+    let secrets =
+        secrets.into_iter().map(|spec| secret_source(spec, env, facts)).collect::<Result<Vec<_>, _>>()?;
     let agents = SshSpec::list(&args.build.ssh).map_err(|error| Failure::usage(format!("--ssh: {error}")))?;
-    let agents = agents.into_iter().map(|spec| agent_source(spec, env, facts)).collect::<Result<Vec<_>, _>>()?;
+    let agents =
+        agents.into_iter().map(|spec| agent_source(spec, env, facts)).collect::<Result<Vec<_>, _>>()?;
 
     let cache = env.cache_dir().map(|dir| facts.cwd.join(dir)).ok_or_else(|| {
         Failure::usage("nowhere to keep ktl's cache: neither KTL_CACHE_DIR, XDG_CACHE_HOME nor HOME is set")
@@ -238,15 +247,22 @@ impl Inputs {
         match (facts.kind_of)(&context) {
             Kind::Directory => {}
             Kind::Missing => {
-                return Err(Failure::usage(format!("the build context {} does not exist", context.display())));
+                return Err(Failure::usage(format!(
+                    "the build context {} does not exist",
+                    context.display()
+                )));
             }
             Kind::File | Kind::Other => {
-                return Err(Failure::usage(format!("the build context {} is not a directory", context.display())));
+                return Err(Failure::usage(format!(
+                    "the build context {} is not a directory",
+                    context.display()
+                )));
             }
         }
         let file = match &args.build.file {
             Some(file) if file == Path::new("-") => {
-                return Err(Failure::usage("this version reads no Dockerfile from standard input").hint("Name a file: -f FILE"));
+                return Err(Failure::usage("this version reads no Dockerfile from standard input")
+                    .hint("Name a file: -f FILE"));
             }
             Some(file) => facts.cwd.join(file),
             None => {
@@ -261,7 +277,9 @@ impl Inputs {
                 return Err(Failure::usage(format!("there is no Dockerfile at {}", file.display()))
                     .hint("Name it with -f FILE; the path is relative to the current directory."));
             }
-            Kind::Directory => return Err(Failure::usage(format!("the Dockerfile {} is a directory", file.display()))),
+            Kind::Directory => {
+                return Err(Failure::usage(format!("the Dockerfile {} is a directory", file.display())));
+            }
             Kind::File | Kind::Other => {}
         }
         let name = file.file_name().unwrap_or_default();
@@ -313,7 +331,8 @@ fn frontend_attrs(args: &BuildArgs, inputs: &Inputs, env: &Env) -> Result<BTreeM
         attrs.insert(format!("label:{key}"), value.to_owned());
     }
     if !flags.platform.is_empty() {
-        let platforms = Platform::list(&flags.platform).map_err(|error| Failure::usage(format!("--platform: {error}")))?;
+        let platforms = Platform::list(&flags.platform)
+            .map_err(|error| Failure::usage(format!("--platform: {error}")))?;
         let platforms: Vec<String> = platforms.iter().map(Platform::to_string).collect();
         attrs.insert("platform".to_owned(), platforms.join(","));
     }
@@ -355,7 +374,11 @@ impl Results {
         let stays_in_cache = specs.iter().all(|spec| spec.kind == OutputKind::CacheOnly);
         if specs.is_empty() && !names.is_empty() {
             // Gives the image its digest without sending it anywhere.
-            specs.push(OutputSpec { kind: OutputKind::Image, attrs: BTreeMap::new(), destination: Destination::None });
+            specs.push(OutputSpec {
+                kind: OutputKind::Image,
+                attrs: BTreeMap::new(),
+                destination: Destination::None,
+            });
         }
         specs.iter_mut().for_each(|spec| spec.name_it(&names));
         let specs = output::settle(specs).map_err(|error| match error {
@@ -370,8 +393,10 @@ impl Results {
             other => other,
         };
         let destinations = specs.iter().map(|spec| absolute(spec.destination.clone())).collect();
-        let exports =
-            specs.into_iter().map(|spec| Export { kind: spec.kind.name().to_owned(), attrs: spec.attrs }).collect();
+        let exports = specs
+            .into_iter()
+            .map(|spec| Export { kind: spec.kind.name().to_owned(), attrs: spec.attrs })
+            .collect();
         Ok(Results { exports, destinations, stays_in_cache })
     }
 }
@@ -384,7 +409,10 @@ fn progress_and_outputs(args: &BuildArgs) -> Result<(Option<Mode>, Vec<OutputSpe
         match text.as_str() {
             "logs" => style = Some(Mode::Plain),
             "tty" => style = Some(Mode::Tty),
-            _ => outputs.push(OutputSpec::parse(text).map_err(|error| Failure::usage(format!("--output {text}: {error}")))?),
+            _ => outputs.push(
+                OutputSpec::parse(text)
+                    .map_err(|error| Failure::usage(format!("--output {text}: {error}")))?,
+            ),
         }
     }
     Ok((style, outputs))
@@ -412,7 +440,9 @@ fn secret_source(spec: SecretSpec, env: &Env, facts: &Facts) -> Result<SecretSou
     };
     if let Some(name) = variable {
         return match env.get(&name) {
-            Some(value) => Ok(SecretSource { id, origin: SecretOrigin::Env { name, value: Secret(value.into_vec()) } }),
+            Some(value) => {
+                Ok(SecretSource { id, origin: SecretOrigin::Env { name, value: Secret(value.into_vec()) } })
+            }
             None => Err(Failure::usage(format!("--secret id={id}: the variable {name} is not set"))),
         };
     }
@@ -422,7 +452,9 @@ fn secret_source(spec: SecretSpec, env: &Env, facts: &Facts) -> Result<SecretSou
     };
     let path = facts.cwd.join(path);
     match (facts.kind_of)(&path) {
-        Kind::Missing => Err(Failure::usage(format!("--secret id={id}: there is no file {}", path.display()))),
+        Kind::Missing => {
+            Err(Failure::usage(format!("--secret id={id}: there is no file {}", path.display())))
+        }
         _ => Ok(SecretSource { id, origin: SecretOrigin::File(path) }),
     }
 }
@@ -458,21 +490,28 @@ fn refuse_jail_flags_without_jail(args: &BuildArgs) -> Result<(), Failure> {
         ("--hermetic", flags.hermetic),
     ];
     match given.iter().find(|(_, given)| *given) {
-        Some((flag, _)) => Err(Failure::usage(format!("{flag} means nothing with --sandbox=off")).hint("Leave one of them out.")),
+        Some((flag, _)) => {
+            Err(Failure::usage(format!("{flag} means nothing with --sandbox=off"))
+                .hint("Leave one of them out."))
+        }
         None => Ok(()),
     }
 }
 
 fn sandbox_plan(args: &BuildArgs, env: &Env, facts: &Facts) -> Result<SandboxPlan, Failure> {
     let flags = &args.sandbox;
-    let mut binds = flags.sandbox_bind.iter().map(|spec| parse_bind(spec, facts)).collect::<Result<Vec<_>, _>>()?;
+    let mut binds =
+        flags.sandbox_bind.iter().map(|spec| parse_bind(spec, facts)).collect::<Result<Vec<_>, _>>()?;
     if flags.sandbox_bind_home {
         let home = env.home().ok_or_else(|| Failure::usage("--sandbox-bind-home: HOME is not set"))?;
         binds.push(HostBind { src: home.clone(), dst: home, rw: false });
     }
     let workdir = flags.sandbox_workdir.clone().unwrap_or_else(|| guest_path::CONTEXT.into());
     if !workdir.is_absolute() {
-        return Err(Failure::usage(format!("--sandbox-workdir {}: needs an absolute path", workdir.display())));
+        return Err(Failure::usage(format!(
+            "--sandbox-workdir {}: needs an absolute path",
+            workdir.display()
+        )));
     }
     let mut allowed: Vec<(String, String)> = vec![
         (env::KTL_SANDBOX_ACTIVE.to_owned(), "1".to_owned()),
@@ -494,19 +533,25 @@ fn sandbox_plan(args: &BuildArgs, env: &Env, facts: &Facts) -> Result<SandboxPla
 /// Reads `HOST:GUEST[:ro|rw]` from the right, so that colons in the host path do no harm.
 fn parse_bind(spec: &OsStr, facts: &Facts) -> Result<HostBind, Failure> {
     let shown = spec.to_string_lossy();
-    let wrong = |why: &str| Failure::usage(format!("--sandbox-bind {shown}: {why}")).hint("The form is HOST:GUEST[:ro|rw].");
+    let wrong = |why: &str| {
+        Failure::usage(format!("--sandbox-bind {shown}: {why}")).hint("The form is HOST:GUEST[:ro|rw].")
+    };
     let bytes = spec.as_bytes();
     let (rest, rw) = if let Some(rest) = bytes.strip_suffix(b":rw") {
         (rest, true)
     } else {
         (bytes.strip_suffix(b":ro").unwrap_or(bytes), false)
     };
-    let colon = rest.iter().rposition(|byte| *byte == b':').ok_or_else(|| wrong("names no path in the jail"))?;
+    let colon =
+        rest.iter().rposition(|byte| *byte == b':').ok_or_else(|| wrong("names no path in the jail"))?;
     let (src, dst) = (OsStr::from_bytes(&rest[..colon]), Path::new(OsStr::from_bytes(&rest[colon + 1..])));
     if src.is_empty() {
         return Err(wrong("names no path on the host"));
     }
-    if !dst.is_absolute() || dst.components().any(|part| part == Component::ParentDir) || dst == Path::new("/") {
+    if !dst.is_absolute()
+        || dst.components().any(|part| part == Component::ParentDir)
+        || dst == Path::new("/")
+    {
         return Err(wrong("the path in the jail must be absolute, below /, and without `..`"));
     }
     let src = facts.cwd.join(src);

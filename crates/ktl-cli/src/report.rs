@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 
 use buildsvc::error::{BuildError, SolveFailure};
 
-use crate::display::{Summary, inert};
+use crate::display::{FailedStep, Summary, inert};
 
 /// Bytes of an error text that are printed.
 const MESSAGE_MAX: usize = 16 * 1024;
@@ -29,7 +29,7 @@ pub fn render(failure: &BuildError, summary: &Summary, colour: bool) -> String {
     let mut out = format!("{}ERROR:{} {}\n", bold_red.0, bold_red.1, inert::paragraph(&message));
     if let BuildError::Solve(solve) = failure {
         if !summary.logs_shown {
-            for step in summary.failed.iter().filter(|s| !s.log.is_empty()) {
+            for step in failed_steps(solve, summary) {
                 out.push_str(&step.block());
             }
         }
@@ -83,6 +83,13 @@ fn message(failure: &BuildError) -> String {
         source = error.source();
     }
     text
+}
+
+/// The steps to quote: the one the daemon names, or all that failed and said something.
+fn failed_steps<'a>(solve: &SolveFailure, summary: &'a Summary) -> Vec<&'a FailedStep> {
+    let talkative = summary.failed.iter().filter(|s| !s.log.is_empty());
+    let named = talkative.clone().find(|s| solve.vertex.as_deref() == Some(&s.digest));
+    named.map_or_else(|| talkative.collect(), |step| vec![step])
 }
 
 /// The daemon's text without what only the daemon's own client would say.

@@ -48,10 +48,13 @@ pub fn stage(cache: &Path) -> Result<PathBuf, StageError> {
     if is_ready(&staged) && same_bytes(&mut own, &staged).map_err(at("read", &staged))? {
         return Ok(staged);
     }
-    let mut copy = tempfile::Builder::new().prefix(".ktl-").tempfile_in(&dir).map_err(at("create a file in", &dir))?;
+    let mut copy =
+        tempfile::Builder::new().prefix(".ktl-").tempfile_in(&dir).map_err(at("create a file in", &dir))?;
     let mut own = File::open(exe).map_err(at("open", exe))?;
     io::copy(&mut own, copy.as_file_mut()).map_err(at("write", copy.path()))?;
-    copy.as_file().set_permissions(Permissions::from_mode(0o755)).map_err(at("set the mode of", copy.path()))?;
+    copy.as_file()
+        .set_permissions(Permissions::from_mode(0o755))
+        .map_err(at("set the mode of", copy.path()))?;
     copy.persist(&staged).map_err(|error| StageError::Io {
         operation: "move the copy to",
         path: staged.clone(),

@@ -40,15 +40,24 @@ impl TlsFiles {
             server_name: flags.tlsservername.clone(),
         };
         if let Some(dir) = &flags.tlsdir {
-            let pick = |names: [&str; 2]| names.into_iter().map(|name| dir.join(name)).find(|path| path.exists());
+            let pick =
+                |names: [&str; 2]| names.into_iter().map(|name| dir.join(name)).find(|path| path.exists());
             files.ca = pick(["ca.pem", "ca.crt"]);
             files.identity = match (pick(["cert.pem", "tls.crt"]), pick(["key.pem", "tls.key"])) {
                 (Some(cert), Some(key)) => Some((cert, key)),
                 (None, None) => None,
-                _ => return Err(format!("--tlsdir {}: a certificate and a key are needed together", dir.display())),
+                _ => {
+                    return Err(format!(
+                        "--tlsdir {}: a certificate and a key are needed together",
+                        dir.display()
+                    ));
+                }
             };
             if files.ca.is_none() && files.identity.is_none() {
-                return Err(format!("--tlsdir {}: holds neither ca.pem, cert.pem nor key.pem", dir.display()));
+                return Err(format!(
+                    "--tlsdir {}: holds neither ca.pem, cert.pem nor key.pem",
+                    dir.display()
+                ));
             }
         }
         Ok((files != TlsFiles::default()).then_some(files))
@@ -73,8 +82,11 @@ impl TlsFiles {
             .with_root_certificates(roots);
         let mut config = match &self.identity {
             Some((cert, key)) => {
-                let private = PrivateKeyDer::from_pem_file(key).map_err(|error| TlsError::file(key, error))?;
-                builder.with_client_auth_cert(certificates(cert)?, private).map_err(|error| TlsError::file(cert, error))?
+                let private =
+                    PrivateKeyDer::from_pem_file(key).map_err(|error| TlsError::file(key, error))?;
+                builder
+                    .with_client_auth_cert(certificates(cert)?, private)
+                    .map_err(|error| TlsError::file(cert, error))?
             }
             None => builder.with_no_client_auth(),
         };
@@ -167,7 +179,9 @@ impl Relay {
             let ready = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
             let (near_ready, far_ready) = (ready(&fds[0]), ready(&fds[1]));
 
-            if near.contains(PollFlags::POLLIN) && near_ready.intersects(PollFlags::POLLIN | PollFlags::POLLHUP) {
+            if near.contains(PollFlags::POLLIN)
+                && near_ready.intersects(PollFlags::POLLIN | PollFlags::POLLHUP)
+            {
                 match self.near.read(&mut chunk) {
                     Ok(0) => guest_ended = true,
                     Ok(count) => from_guest.extend_from_slice(&chunk[..count]),
@@ -181,7 +195,8 @@ impl Relay {
                 let taken = self.session.writer().write(&from_guest)?;
                 from_guest.drain(..taken);
             }
-            if far.contains(PollFlags::POLLIN) && far_ready.intersects(PollFlags::POLLIN | PollFlags::POLLHUP) {
+            if far.contains(PollFlags::POLLIN) && far_ready.intersects(PollFlags::POLLIN | PollFlags::POLLHUP)
+            {
                 match self.session.read_tls(&mut self.stream) {
                     Ok(0) => peer_ended = true,
                     Ok(_) => {

@@ -53,24 +53,22 @@ impl Caller {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             pid: std::process::id(),
-            groups: rustix::process::getgroups()?
-                .into_iter()
-                .map(rustix::process::Gid::as_raw)
-                .collect(),
+            groups: rustix::process::getgroups()?.into_iter().map(rustix::process::Gid::as_raw).collect(),
             uid_map: parse_id_map(&fs::read_to_string("/proc/self/uid_map")?)?,
             gid_map: parse_id_map(&fs::read_to_string("/proc/self/gid_map")?)?,
             hard_limits,
             namespaces: namespaces()?,
-            mount_points: crate::mountinfo::read()?
-                .into_iter()
-                .map(|entry| entry.mount_point)
-                .collect(),
+            mount_points: crate::mountinfo::read()?.into_iter().map(|entry| entry.mount_point).collect(),
         })
     }
 
     /// True when jails are started with root's rights over this process's user namespace.
+    ///
+    /// "Root" whose only mapped id is somebody else's (`unshare -r`, some CI containers) has no other id to give to
+    /// the guest; it is that user, and counts as one.
     pub fn is_root(&self) -> bool {
-        self.uid == 0
+        let alone = |map: &[Extent]| matches!(map, [only] if only.count == 1 && only.outside != 0);
+        self.uid == 0 && !(alone(&self.uid_map) && alone(&self.gid_map))
     }
 }
 
@@ -80,10 +78,7 @@ impl Caller {
 /// One of [`NAMESPACES`] cannot be read.
 pub(crate) fn namespaces() -> io::Result<BTreeMap<String, u64>> {
     let inode = |kind: &str| fs::metadata(format!("/proc/self/ns/{kind}")).map(|m| m.ino());
-    NAMESPACES
-        .iter()
-        .map(|kind| Ok(((*kind).to_owned(), inode(kind)?)))
-        .collect()
+    NAMESPACES.iter().map(|kind| Ok(((*kind).to_owned(), inode(kind)?))).collect()
 }
 
 /// Reads `/proc/PID/uid_map` or `gid_map`.
@@ -93,20 +88,11 @@ pub(crate) fn namespaces() -> io::Result<BTreeMap<String, u64>> {
 pub(crate) fn parse_id_map(text: &str) -> io::Result<Vec<Extent>> {
     text.lines()
         .map(|line| {
-            let numbers: Vec<u32> = line
-                .split_ascii_whitespace()
-                .map_while(|word| word.parse().ok())
-                .collect();
+            let numbers: Vec<u32> =
+                line.split_ascii_whitespace().map_while(|word| word.parse().ok()).collect();
             match numbers[..] {
-                [inside, outside, count] => Ok(Extent {
-                    inside,
-                    outside,
-                    count,
-                }),
-                _ => Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("id map line {line:?}"),
-                )),
+                [inside, outside, count] => Ok(Extent { inside, outside, count }),
+                _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("id map line {line:?}"))),
             }
         })
         .collect()
@@ -114,8 +100,5 @@ pub(crate) fn parse_id_map(text: &str) -> io::Result<Vec<Extent>> {
 
 /// The kernel's resource for a name; used by the proof too.
 pub(crate) fn resource(name: &str) -> Option<Resource> {
-    crate::limits::RESOURCES
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, resource)| *resource)
+    crate::limits::RESOURCES.iter().find(|(known, _)| *known == name).map(|(_, resource)| *resource)
 }

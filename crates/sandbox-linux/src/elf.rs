@@ -22,9 +22,7 @@ pub fn is_static_elf(file: &File) -> io::Result<bool> {
     start.copy_from_slice(&header[32..40]);
     let (start, size, count) = (u64::from_le_bytes(start), u16_at(54), u16_at(56));
     for index in 0..u64::from(count) {
-        let at = start
-            .checked_add(index * u64::from(size))
-            .ok_or_else(bad)?;
+        let at = start.checked_add(index * u64::from(size)).ok_or_else(bad)?;
         let mut kind = [0; 4];
         file.read_exact_at(&mut kind, at).map_err(|_| bad())?;
         if u32::from_le_bytes(kind) == PT_INTERP {

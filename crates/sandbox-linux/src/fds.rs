@@ -10,10 +10,8 @@ use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 
-const ALL_SEALS: SealFlags = SealFlags::SEAL
-    .union(SealFlags::SHRINK)
-    .union(SealFlags::GROW)
-    .union(SealFlags::WRITE);
+const ALL_SEALS: SealFlags =
+    SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
 /// A memory file with these bytes, which nobody can change any more. The name shows in `/proc` only.
 ///

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::log::LogLine;
+use crate::log::{Level, LogLine};
 
 /// Settings that decide whether a jail can be started. `None` means that the kernel has no such setting.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,12 +33,9 @@ impl HostFacts {
             max_user_namespaces: number("/proc/sys/user/max_user_namespaces"),
             unprivileged_userns_clone: number("/proc/sys/kernel/unprivileged_userns_clone"),
             apparmor_restrict: number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
-            seccomp: status
-                .lines()
-                .find_map(|line| line.strip_prefix("Seccomp:")?.trim().parse().ok()),
+            seccomp: status.lines().find_map(|line| line.strip_prefix("Seccomp:")?.trim().parse().ok()),
             masked_proc: mounts.iter().any(|mount| {
-                mount.mount_point.starts_with(b"/proc/")
-                    && mount.mount_point != b"/proc/sys/fs/binfmt_misc"
+                mount.mount_point.starts_with(b"/proc/") && mount.mount_point != b"/proc/sys/fs/binfmt_misc"
             }),
         }
     }
@@ -47,6 +44,7 @@ impl HostFacts {
     pub fn hints(&self, by_root: bool, nsjail: &Path, log: &[LogLine]) -> Vec<String> {
         let said = |words: &[&str]| {
             log.iter()
+                .filter(|line| line.level >= Level::Warning)
                 .any(|line| words.iter().all(|word| line.text.contains(word)))
         };
         let denied = said(&["Operation not permitted"]) || said(&["Permission denied"]);
@@ -82,6 +80,12 @@ impl HostFacts {
                     .to_owned(),
             );
         }
+        if said(&["chmod o+x"]) {
+            hints.push(
+                "the guest's id may not enter a directory above that path, and this root may not handle mounts: give the container CAP_SYS_ADMIN, open the directory with chmod o+x, or run ktl as the plain user who owns it"
+                    .to_owned(),
+            );
+        }
         if said(&["cgroup"]) {
             hints.push(
                 "the policy limits control groups, which this user or container may not create; take the cgroup_ fields out of the policy"
@@ -105,7 +109,10 @@ impl HostFacts {
 pub(crate) fn stage_of(text: &str) -> &'static str {
     const STAGES: [(&str, &[&str]); 11] = [
         ("start of the program", &["execve"]),
-        ("user namespace", &["uid_map", "gid_map", "setgroups", "uidmap", "gidmap", "setresuid", "setresgid"]),
+        (
+            "user namespace",
+            &["uid_map", "gid_map", "setgroups", "uidmap", "gidmap", "setresuid", "setresgid"],
+        ),
         ("policy", &["config", "parse", "protobuf"]),
         ("system call filter", &["seccomp", "kafel", "olicy"]),
         ("working directory", &["chdir"]),
@@ -139,13 +146,34 @@ mod tests {
             facts
         };
         for (facts, by_root, text, want) in [
-            (facts(|f| f.max_user_namespaces = Some(0)), true, "clone failed: No space left on device", "user.max_user_namespaces is 0"),
-            (facts(|f| f.unprivileged_userns_clone = Some(0)), false, clone, "kernel.unprivileged_userns_clone=1"),
-            (facts(|f| f.apparmor_restrict = Some(1)), false, "mount('/', MS_REC|MS_PRIVATE): Permission denied", "/etc/apparmor.d/nsjail"),
+            (
+                facts(|f| f.max_user_namespaces = Some(0)),
+                true,
+                "clone failed: No space left on device",
+                "user.max_user_namespaces is 0",
+            ),
+            (
+                facts(|f| f.unprivileged_userns_clone = Some(0)),
+                false,
+                clone,
+                "kernel.unprivileged_userns_clone=1",
+            ),
+            (
+                facts(|f| f.apparmor_restrict = Some(1)),
+                false,
+                "mount('/', MS_REC|MS_PRIVATE): Permission denied",
+                "/etc/apparmor.d/nsjail",
+            ),
             (facts(|f| f.seccomp = Some(2)), true, clone, "seccomp=unconfined"),
-            (facts(|f| f.masked_proc = true), false, "mount('/proc'): Operation not permitted", "systempaths=unconfined"),
+            (
+                facts(|f| f.masked_proc = true),
+                false,
+                "mount('/proc'): Operation not permitted",
+                "systempaths=unconfined",
+            ),
             (facts(|_| ()), false, "chdir('/workspace'): No such file", "cwd"),
             (facts(|_| ()), true, "Couldn't initialize cgroup", "cgroup_ fields"),
+            (facts(|_| ()), true, "mount('/x'): try 'chmod o+x' on source path", "CAP_SYS_ADMIN"),
         ] {
             let hints = facts.hints(by_root, Path::new("/opt/nsjail"), &log(text));
             assert_eq!(hints.len(), 1, "{text}: {hints:?}");

@@ -67,20 +67,14 @@ pub struct Correction {
 impl Correction {
     pub(crate) fn new(field: &str, was: &str, now: &str, why: &str) -> Correction {
         let own = str::to_owned;
-        Correction {
-            field: own(field),
-            was: own(was),
-            now: own(now),
-            why: own(why),
-        }
+        Correction { field: own(field), was: own(was), now: own(now), why: own(why) }
     }
 }
 
 impl fmt::Display for Correction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = format!("{}: {} -> {} ({})", self.field, self.was, self.now, self.why);
-        line.chars()
-            .try_for_each(|c| fmt::Write::write_char(f, if c.is_control() { '\u{fffd}' } else { c }))
+        line.chars().try_for_each(|c| fmt::Write::write_char(f, if c.is_control() { '\u{fffd}' } else { c }))
     }
 }
 
@@ -93,11 +87,7 @@ pub enum JailError {
     Refused { field: String, why: String },
     /// A host file that the jail needs.
     #[error("{field}: {}: {source}", path.display())]
-    Source {
-        field: String,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Source { field: String, path: PathBuf, source: io::Error },
     /// Root in a container whose id map has nothing but root's id.
     #[error("{field}: no unprivileged id is mapped in this container to give to the guest")]
     NoFreeId { field: &'static str },
@@ -105,10 +95,7 @@ pub enum JailError {
 
 impl JailError {
     pub(crate) fn refused(field: &str, why: &str) -> JailError {
-        JailError::Refused {
-            field: field.to_owned(),
-            why: why.to_owned(),
-        }
+        JailError::Refused { field: field.to_owned(), why: why.to_owned() }
     }
 }
 
@@ -147,16 +134,10 @@ impl Jail {
         let (Some(uid), Some(gid)) = (uid_map.first(), gid_map.first()) else {
             return Err(JailError::refused("uidmap", "is empty"));
         };
-        let host_ids = HostIds {
-            uid: uid.outside,
-            gid: gid.outside,
-        };
-        let tree = mounts::settle(&mut config, &overrides, caller, &mut corrections)?;
-        let staged = if caller.is_root() {
-            staging::stage(&tree.binds, host_ids)?
-        } else {
-            Vec::new()
-        };
+        let host_ids = HostIds { uid: uid.outside, gid: gid.outside };
+        let staging = caller.is_root() && staging::possible();
+        let tree = mounts::settle(&mut config, &overrides, caller, staging, &mut corrections)?;
+        let staged = if staging { staging::stage(&tree.binds, host_ids)? } else { Vec::new() };
         let env = settle_env(&mut config, &overrides)?;
         if !overrides.cwd.as_os_str().is_empty() {
             config.cwd = Some(mounts::guest_path("cwd", &overrides.cwd)?);
@@ -213,10 +194,7 @@ impl Jail {
     /// A plain user's guest has the user's own id, so for it the answer is always true.
     pub fn idmapped(&self, dst: &Path) -> bool {
         !self.by_root
-            || self
-                .staged
-                .iter()
-                .any(|staged| Path::new(&staged.dst) == dst && staged.owner_is_guest)
+            || self.staged.iter().any(|staged| Path::new(&staged.dst) == dst && staged.owner_is_guest)
     }
 
     /// The effective policy in nsjail's text form, with every string escaped.
@@ -263,9 +241,7 @@ fn settle_env(config: &mut NsJailConfig, overrides: &Overrides) -> Result<Vec<St
         }
     }
     let name_of = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
-    config
-        .envar
-        .retain(|entry| !overrides.env.iter().any(|(name, _)| *name == name_of(entry)));
+    config.envar.retain(|entry| !overrides.env.iter().any(|(name, _)| *name == name_of(entry)));
     for (name, value) in &overrides.env {
         config.envar.push(format!("{name}={value}"));
     }

@@ -28,20 +28,39 @@ pub fn limit_names() -> impl Iterator<Item = &'static str> {
     RESOURCES.iter().map(|(name, _)| *name)
 }
 
-/// (name, bytes or pieces per unit of the policy)
-const BREAKS_BUILDS: [(&str, u64); 4] = [("as", 1 << 20), ("cpu", 1), ("fsize", 1 << 20), ("nofile", 1)];
+/// How a limit is settled.
+struct Rule {
+    name: &'static str,
+    /// Bytes, seconds or pieces per unit of the policy.
+    unit: u64,
+    /// nsjail's default breaks builds, so silence means the caller's hard limit.
+    fill: bool,
+}
+
+const RULES: [Rule; 9] = [
+    Rule { name: "as", unit: 1 << 20, fill: true },
+    Rule { name: "cpu", unit: 1, fill: true },
+    Rule { name: "fsize", unit: 1 << 20, fill: true },
+    Rule { name: "nofile", unit: 1, fill: true },
+    Rule { name: "nproc", unit: 1, fill: false },
+    Rule { name: "stack", unit: 1 << 20, fill: false },
+    Rule { name: "memlock", unit: 1 << 10, fill: false },
+    Rule { name: "rtprio", unit: 1, fill: false },
+    Rule { name: "msgqueue", unit: 1, fill: false },
+];
 
 /// The value and type fields of a limit.
-fn field<'a>(
-    config: &'a mut NsJailConfig,
-    name: &str,
-) -> Option<(&'a mut Option<u64>, &'a mut Option<i32>)> {
+fn field<'a>(config: &'a mut NsJailConfig, name: &str) -> Option<(&'a mut Option<u64>, &'a mut Option<i32>)> {
     Some(match name {
         "as" => (&mut config.rlimit_as, &mut config.rlimit_as_type),
-        "core" => (&mut config.rlimit_core, &mut config.rlimit_core_type),
         "cpu" => (&mut config.rlimit_cpu, &mut config.rlimit_cpu_type),
         "fsize" => (&mut config.rlimit_fsize, &mut config.rlimit_fsize_type),
         "nofile" => (&mut config.rlimit_nofile, &mut config.rlimit_nofile_type),
+        "nproc" => (&mut config.rlimit_nproc, &mut config.rlimit_nproc_type),
+        "stack" => (&mut config.rlimit_stack, &mut config.rlimit_stack_type),
+        "memlock" => (&mut config.rlimit_memlock, &mut config.rlimit_memlock_type),
+        "rtprio" => (&mut config.rlimit_rtprio, &mut config.rlimit_rtprio_type),
+        "msgqueue" => (&mut config.rlimit_msgqueue, &mut config.rlimit_msgqueue_type),
         _ => return None,
     })
 }
@@ -55,54 +74,47 @@ pub(crate) fn settle(
 ) -> BTreeMap<String, u64> {
     if config.disable_rl() {
         config.disable_rl = None;
-        corrections.push(Correction::new(
-            "disable_rl",
-            "true",
-            "false",
-            "with limits off a crash of the guest could write a core file",
-        ));
+        let why = "with limits off a crash of the guest could write a core file";
+        corrections.push(Correction::new("disable_rl", "true", "false", why));
     }
     let mut promised = BTreeMap::new();
     let mut silent = Vec::new();
-    for (name, unit) in BREAKS_BUILDS {
+    for Rule { name, unit, fill } in RULES {
         let hard = hard_limits.get(name).copied().unwrap_or(u64::MAX);
-        let Some((value, kind)) = field(config, name) else {
-            continue;
+        let Some((value, kind)) = field(config, name) else { continue };
+        let mut lower = |was: &str| {
+            let field = format!("rlimit_{name}");
+            let why = "no process may raise its own hard limit";
+            corrections.push(Correction::new(&field, was, "the caller's hard limit", why));
         };
-        let said = kind.and_then(|kind| RLimit::try_from(kind).ok());
+        // Where the type is unset, the first four are numbers and the others the caller's soft limit.
+        let unsaid = if fill { RLimit::Value } else { RLimit::Soft };
+        let said = kind.map_or(unsaid, |kind| RLimit::try_from(kind).unwrap_or(unsaid));
         match (said, *value) {
-            (None, None) => {
+            (RLimit::Value, None) if fill && kind.is_none() => {
                 silent.push(format!("rlimit_{name}"));
                 as_hard(value, kind, hard, unit);
             }
-            (Some(RLimit::Hard), _) => as_hard(value, kind, hard, unit),
-            (None | Some(RLimit::Value), Some(asked)) => {
+            (RLimit::Value, None) | (RLimit::Soft, _) => {}
+            (RLimit::Value, Some(asked)) => {
                 // nsjail multiplies without looking; a wrapped product would be a tiny limit.
-                let bytes = asked.checked_mul(unit).unwrap_or(u64::MAX);
-                if bytes > hard {
-                    corrections.push(Correction::new(
-                        &format!("rlimit_{name}"),
-                        &asked.to_string(),
-                        "the caller's hard limit",
-                        "no process may raise its own hard limit",
-                    ));
+                let most = asked.saturating_mul(unit);
+                if most > hard {
+                    lower(&asked.to_string());
                     as_hard(value, kind, hard, unit);
-                } else if bytes == u64::MAX {
-                    (*value, *kind) = (None, Some(RLimit::Inf.into()));
+                } else if most == u64::MAX {
+                    as_hard(value, kind, u64::MAX, unit);
                 } else {
-                    promised.insert(name.to_owned(), bytes);
+                    promised.insert(name.to_owned(), most);
                 }
             }
-            (Some(RLimit::Inf), _) if hard != u64::MAX => {
-                corrections.push(Correction::new(
-                    &format!("rlimit_{name}_type"),
-                    "INF",
-                    "the caller's hard limit",
-                    "no process may raise its own hard limit",
-                ));
+            (RLimit::Hard, _) => as_hard(value, kind, hard, unit),
+            (RLimit::Inf, _) => {
+                if hard != u64::MAX {
+                    lower("INF");
+                }
                 as_hard(value, kind, hard, unit);
             }
-            _ => {}
         }
     }
     let core_kind = config.rlimit_core_type();
@@ -131,7 +143,7 @@ fn as_hard(value: &mut Option<u64>, kind: &mut Option<i32>, hard: u64, unit: u64
     (*value, *kind) = if hard == u64::MAX {
         (None, Some(RLimit::Inf.into()))
     } else if hard >= unit {
-        (Some(hard / unit), None)
+        (Some(hard / unit), Some(RLimit::Value.into()))
     } else {
         (None, Some(RLimit::Hard.into()))
     };
@@ -144,14 +156,16 @@ mod tests {
 
     #[test]
     fn settles_each_form() {
+        let number = Some(RLimit::Value.into());
         let hard = BTreeMap::from([
             ("as", u64::MAX),
             ("cpu", u64::MAX),
             ("fsize", 3 << 20),
             ("nofile", 1024),
+            ("nproc", 50),
         ]);
         for (text, nofile, fsize, promised, count) in [
-            ("# silent", (Some(1024), None), (Some(3), None), None, 1),
+            ("# silent", (Some(1024), number), (Some(3), number), None, 1),
             (
                 "rlimit_nofile: 64 rlimit_fsize: 2 rlimit_as: 1 rlimit_cpu: 1",
                 (Some(64), None),
@@ -161,15 +175,15 @@ mod tests {
             ),
             (
                 "rlimit_nofile: 99999 rlimit_fsize_type: INF rlimit_as: 1 rlimit_cpu: 1",
-                (Some(1024), None),
-                (Some(3), None),
+                (Some(1024), number),
+                (Some(3), number),
                 None,
                 2,
             ),
             (
                 "rlimit_nofile_type: HARD rlimit_fsize: 17592186044417 rlimit_as: 1 rlimit_cpu: 1 disable_rl: true",
-                (Some(1024), None),
-                (Some(3), None),
+                (Some(1024), number),
+                (Some(3), number),
                 None,
                 2,
             ),
@@ -178,6 +192,13 @@ mod tests {
                 (None, Some(RLimit::Soft.into())),
                 (Some(1), None),
                 None,
+                1,
+            ),
+            (
+                "rlimit_nofile: 9 rlimit_fsize: 1 rlimit_as: 1 rlimit_cpu: 1 rlimit_nproc: 60 rlimit_nproc_type: VALUE",
+                (Some(9), None),
+                (Some(1), None),
+                Some(9),
                 1,
             ),
         ] {

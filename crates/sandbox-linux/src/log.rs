@@ -48,10 +48,7 @@ impl LogLine {
             Some("[E]") => Level::Error,
             Some("[F]") => Level::Fatal,
             _ => {
-                return LogLine {
-                    level: Level::Debug,
-                    text: line,
-                };
+                return LogLine { level: Level::Debug, text: line };
             }
         };
         rest = &rest[3..];
@@ -71,10 +68,7 @@ impl LogLine {
         {
             rest = text;
         }
-        LogLine {
-            level,
-            text: rest.to_owned(),
-        }
+        LogLine { level, text: rest.to_owned() }
     }
 
     /// True for the line that nsjail writes when set-up is over and the program comes next.
@@ -150,34 +144,19 @@ mod tests {
     #[test]
     fn reads_every_form() {
         for (raw, level, text) in [
-            (
-                "[I][2026-11-23T18:04:32+0000] Mode: STANDALONE_ONCE",
-                Level::Info,
-                "Mode: STANDALONE_ONCE",
-            ),
+            ("[I][2026-11-23T18:04:32+0000] Mode: STANDALONE_ONCE", Level::Info, "Mode: STANDALONE_ONCE"),
             (
                 "[E][2026-11-23T18:04:32+0000][77] mountPt():204 mount('x') failed: Permission denied",
                 Level::Error,
                 "mount('x') failed: Permission denied",
             ),
-            (
-                "[W][t][1] initNs():9 two (parts) here",
-                Level::Warning,
-                "two (parts) here",
-            ),
+            ("[W][t][1] initNs():9 two (parts) here", Level::Warning, "two (parts) here"),
             ("[F][t][1] no place", Level::Fatal, "no place"),
             ("plain \x1b[31mtext", Level::Debug, "plain \u{fffd}[31mtext"),
             ("[I]", Level::Info, ""),
             ("", Level::Debug, ""),
         ] {
-            assert_eq!(
-                LogLine::parse(raw.as_bytes()),
-                LogLine {
-                    level,
-                    text: text.to_owned()
-                },
-                "{raw}"
-            );
+            assert_eq!(LogLine::parse(raw.as_bytes()), LogLine { level, text: text.to_owned() }, "{raw}");
         }
     }
 
@@ -187,10 +166,7 @@ mod tests {
         assert!(line("Executing '/ktl' for '[STANDALONE MODE]'").is_start());
         assert!(!LogLine::parse(b"Executing '/ktl' for").is_start());
         for (text, want) in [
-            (
-                "pid=5 ([STANDALONE MODE]) exited with status: 7, (PIDs left: 0)",
-                Some(Ending::Exited(7)),
-            ),
+            ("pid=5 ([STANDALONE MODE]) exited with status: 7, (PIDs left: 0)", Some(Ending::Exited(7))),
             (
                 "pid=5 ([STANDALONE MODE]) terminated with signal: SIGKILL (9), (PIDs left: 0)",
                 Some(Ending::Signaled(9)),

@@ -107,10 +107,7 @@ impl Nsjail {
     }
 
     fn at(path: &Path) -> Result<Nsjail, NsjailError> {
-        let unusable = |reason: String| NsjailError::Unusable {
-            path: path.to_owned(),
-            reason,
-        };
+        let unusable = |reason: String| NsjailError::Unusable { path: path.to_owned(), reason };
         let real = fs::canonicalize(path).map_err(|error| unusable(error.to_string()))?;
         let metadata = fs::metadata(&real).map_err(|error| unusable(error.to_string()))?;
         if !metadata.is_file() {
@@ -152,10 +149,8 @@ impl Nsjail {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
                 .map_err(|error| at("descriptors")(error.into()))?;
         }
-        let moves: Vec<(BorrowedFd<'_>, RawFd)> = parked
-            .iter()
-            .map(|(fd, number)| (fd.as_fd(), *number))
-            .collect();
+        let moves: Vec<(BorrowedFd<'_>, RawFd)> =
+            parked.iter().map(|(fd, number)| (fd.as_fd(), *number)).collect();
 
         let placements = placements(jail, base).map_err(at("bind sources"))?;
         let ids = jail.host_ids();
@@ -220,8 +215,7 @@ impl Nsjail {
         STAGING
             .into_iter()
             .find(|dir| {
-                fs::canonicalize(dir).is_ok_and(|real| real == Path::new(dir))
-                    && !self.path.starts_with(dir)
+                fs::canonicalize(dir).is_ok_and(|real| real == Path::new(dir)) && !self.path.starts_with(dir)
             })
             .ok_or_else(|| NsjailError::Unusable {
                 path: self.path.clone(),
@@ -237,8 +231,7 @@ fn placements(jail: &Jail, base: &str) -> io::Result<Vec<Placement>> {
         .map(|(number, staged)| {
             Ok(Placement {
                 tree: staged.tree.try_clone()?,
-                target: CString::new(format!("{base}/{STAGED_PREFIX}{number}"))
-                    .map_err(io::Error::other)?,
+                target: CString::new(format!("{base}/{STAGED_PREFIX}{number}")).map_err(io::Error::other)?,
                 is_dir: staged.is_dir,
             })
         })
@@ -258,10 +251,7 @@ fn park(fds: &[(OwnedFd, RawFd)], promised: &[RawFd]) -> Result<Parked, NsjailEr
     let mut parked = Vec::new();
     let mut reserved = Vec::new();
     for (fd, number) in fds {
-        let bad = |reason| NsjailError::Descriptor {
-            number: *number,
-            reason,
-        };
+        let bad = |reason| NsjailError::Descriptor { number: *number, reason };
         if !(3..PARKED).contains(number) {
             return Err(bad("the number must be 3 to 255"));
         }
@@ -271,13 +261,9 @@ fn park(fds: &[(OwnedFd, RawFd)], promised: &[RawFd]) -> Result<Parked, NsjailEr
         if parked.iter().any(|(_, taken)| taken == number) {
             return Err(bad("is given twice"));
         }
-        let failed = |source| NsjailError::Start {
-            stage: "descriptors".to_owned(),
-            source,
-        };
+        let failed = |source| NsjailError::Start { stage: "descriptors".to_owned(), source };
         parked.push((high(fd.as_fd()).map_err(failed)?, *number));
-        let holder = rustix::io::fcntl_dupfd_cloexec(fd, *number)
-            .map_err(|error| failed(error.into()))?;
+        let holder = rustix::io::fcntl_dupfd_cloexec(fd, *number).map_err(|error| failed(error.into()))?;
         if holder.as_raw_fd() == *number {
             reserved.push(holder);
         }

@@ -63,24 +63,13 @@ impl Builtin {
 pub enum PolicyError {
     /// The text cannot be read as a policy; `span` is a byte range of `text`, line and column count from 1.
     #[error("{name}:{line}:{column}: {message}")]
-    Syntax {
-        name: String,
-        text: String,
-        span: Range<usize>,
-        line: usize,
-        column: usize,
-        message: String,
-    },
+    Syntax { name: String, text: String, span: Range<usize>, line: usize, column: usize, message: String },
     /// Both the text and the JSON reader accept it, so nsjail would refuse it too.
     #[error("{name}: reads both as text and as JSON; write at least one field")]
     Ambiguous { name: String },
     /// It reads well but breaks a rule of the format.
     #[error("{name}: {field}: {reason}")]
-    Invalid {
-        name: String,
-        field: String,
-        reason: String,
-    },
+    Invalid { name: String, field: String, reason: String },
     /// A zero-byte file.
     #[error("{name}: is empty")]
     Empty { name: String },
@@ -100,10 +89,7 @@ impl Policy {
             return Err(PolicyError::Empty { name: owned() });
         }
         if bytes.len() > MAX_POLICY_BYTES {
-            return Err(PolicyError::TooLarge {
-                name: owned(),
-                size: bytes.len(),
-            });
+            return Err(PolicyError::TooLarge { name: owned(), size: bytes.len() });
         }
         let text = match std::str::from_utf8(bytes) {
             Ok(text) => text,
@@ -127,9 +113,7 @@ impl Policy {
                     let span = error
                         .labels()
                         .and_then(|mut labels| labels.next())
-                        .map_or(text.len()..text.len(), |label| {
-                            label.offset()..label.offset() + label.len()
-                        });
+                        .map_or(text.len()..text.len(), |label| label.offset()..label.offset() + label.len());
                     syntax(name, text, span, error.to_string())
                 });
             }
@@ -139,17 +123,12 @@ impl Policy {
             field,
             reason,
         })?;
-        let config = message
-            .transcode_to()
-            .map_err(|error| PolicyError::Invalid {
-                name: owned(),
-                field: "policy".to_owned(),
-                reason: error.to_string(),
-            })?;
-        Ok(Policy {
+        let config = message.transcode_to().map_err(|error| PolicyError::Invalid {
             name: owned(),
-            config,
-        })
+            field: "policy".to_owned(),
+            reason: error.to_string(),
+        })?;
+        Ok(Policy { name: owned(), config })
     }
 
     /// One of the policies that the program carries.
@@ -211,11 +190,7 @@ fn syntax(name: &str, text: &str, span: Range<usize>, message: String) -> Policy
 
 /// Byte offset of a line and column as serde_json counts them (both from 1, columns in bytes).
 fn offset(text: &str, line: usize, column: usize) -> usize {
-    let start: usize = text
-        .split_inclusive('\n')
-        .take(line.saturating_sub(1))
-        .map(str::len)
-        .sum();
+    let start: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
     floor_boundary(text, start + column.saturating_sub(1))
 }
 
@@ -314,19 +289,13 @@ mod tests {
             ("rlimit_as: -1", 1, 12),
             ("mode: ONCE\nmode: ONCE", 2, 7),
             ("hostname \"x\"", 1, 10),
-            ("hostname: \"x\n\"", 1, 11),
+            ("hostname: \"x\n\"", 1, 13),
             ("mount { dst: \"/\" } }", 1, 20),
             ("// no\nmode: ONCE", 1, 1),
-            ("{\n \"mode\": \"ONCE\",\n \"nope\": 1\n}", 3, 8),
+            ("{\n \"mode\": \"ONCE\",\n \"nope\": 1\n}", 3, 7),
         ] {
             match Policy::parse("p.cfg", text.as_bytes()) {
-                Err(PolicyError::Syntax {
-                    line: l,
-                    column: c,
-                    span,
-                    message,
-                    ..
-                }) => {
+                Err(PolicyError::Syntax { line: l, column: c, span, message, .. }) => {
                     assert_eq!((l, c), (line, column), "{text}: {message}");
                     assert!(span.end <= text.len() && !message.is_empty(), "{text}");
                 }
@@ -341,10 +310,7 @@ mod tests {
     #[test]
     fn bounds_the_size_and_refuses_other_bytes() {
         let long = vec![b'#'; MAX_POLICY_BYTES + 1];
-        assert!(matches!(
-            Policy::parse("p", &long),
-            Err(PolicyError::TooLarge { .. })
-        ));
+        assert!(matches!(Policy::parse("p", &long), Err(PolicyError::TooLarge { .. })));
         assert!(matches!(
             Policy::parse("p", b"mode: ONCE\nhostname: \"\xff\""),
             Err(PolicyError::Syntax { line: 2, .. })

@@ -30,11 +30,7 @@ pub fn probe(path: &Path) -> Visibility {
         Ok(metadata) => metadata,
         Err(error) if is_absence(&error) => match path.symlink_metadata() {
             Ok(_) => {
-                return Visibility::Visible {
-                    kind: "symlink",
-                    readable: false,
-                    writable: false,
-                };
+                return Visibility::Visible { kind: "symlink", readable: false, writable: false };
             }
             Err(error) if is_absence(&error) => return Visibility::Hidden,
             Err(error) => return unreachable(&error),
@@ -61,10 +57,7 @@ pub fn probe(path: &Path) -> Visibility {
 }
 
 fn is_absence(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOENT) | Some(libc::ENOTDIR)
-    )
+    matches!(error.raw_os_error(), Some(libc::ENOENT) | Some(libc::ENOTDIR))
 }
 
 fn unreachable(error: &io::Error) -> Visibility {
@@ -79,11 +72,7 @@ impl fmt::Display for Visibility {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Visibility::Hidden => f.write_str("hidden"),
-            Visibility::Visible {
-                kind,
-                readable,
-                writable,
-            } => {
+            Visibility::Visible { kind, readable, writable } => {
                 let rights = match (readable, writable) {
                     (true, true) => "readable, writable",
                     (true, false) => "readable",

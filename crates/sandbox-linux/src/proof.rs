@@ -38,10 +38,7 @@ pub struct Proof {
 pub enum ProofError {
     /// The kernel would not say.
     #[error("cannot read {what}: {source}")]
-    Unreadable {
-        what: &'static str,
-        source: io::Error,
-    },
+    Unreadable { what: &'static str, source: io::Error },
     /// At least one fact differs; all that do are listed.
     #[error("{}", .0.join("; "))]
     Broken(Vec<String>),
@@ -49,11 +46,8 @@ pub enum ProofError {
 
 impl fmt::Display for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let map: Vec<String> = self
-            .uid_map
-            .iter()
-            .map(|e| format!("{} as host {}", e.inside, e.outside))
-            .collect();
+        let map: Vec<String> =
+            self.uid_map.iter().map(|e| format!("{} as host {}", e.inside, e.outside)).collect();
         write!(
             f,
             "own namespaces: {}; uid {}; {} mounts, all promised; no capability, no new privileges, system call filter on",
@@ -102,9 +96,7 @@ impl Facts {
         let unreadable =
             |what: &'static str| move |source: io::Error| ProofError::Unreadable { what, source };
         let file = |path: &'static str| fs::read_to_string(path).map_err(unreadable(path));
-        let map = |path: &'static str| {
-            caller::parse_id_map(&file(path)?).map_err(unreadable(path))
-        };
+        let map = |path: &'static str| caller::parse_id_map(&file(path)?).map_err(unreadable(path));
         let status = file("/proc/self/status")?
             .lines()
             .filter_map(|line| line.split_once(':'))
@@ -158,9 +150,7 @@ fn open_fds() -> io::Result<Vec<i32>> {
         if name == "." || name == ".." {
             continue;
         }
-        let number = name
-            .parse()
-            .map_err(|_| io::Error::other(format!("entry {name:?}")))?;
+        let number = name.parse().map_err(|_| io::Error::other(format!("entry {name:?}")))?;
         if number != own {
             fds.push(number);
         }
@@ -227,8 +217,7 @@ fn check_namespaces(promises: &Promises, facts: &Facts, broken: &mut Vec<String>
     if promises.no_network {
         // The last ones are inert devices that some kernels put into every new namespace.
         const INERT: [&str; 10] = [
-            "lo", "tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6tnl0",
-            "ip6gre0",
+            "lo", "tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0",
         ];
         for interface in &facts.interfaces {
             if !INERT.contains(&interface.as_str()) {
@@ -238,16 +227,10 @@ fn check_namespaces(promises: &Promises, facts: &Facts, broken: &mut Vec<String>
     }
 }
 
-fn check_ids(
-    promises: &Promises,
-    facts: &Facts,
-    broken: &mut Vec<String>,
-    warnings: &mut Vec<String>,
-) {
-    for (name, promised, found) in [
-        ("uid_map", &promises.uid_map, &facts.uid_map),
-        ("gid_map", &promises.gid_map, &facts.gid_map),
-    ] {
+fn check_ids(promises: &Promises, facts: &Facts, broken: &mut Vec<String>, warnings: &mut Vec<String>) {
+    for (name, promised, found) in
+        [("uid_map", &promises.uid_map, &facts.uid_map), ("gid_map", &promises.gid_map, &facts.gid_map)]
+    {
         if promised.is_empty() || promised != found {
             broken.push(format!("{name} is {found:?}, not {promised:?}"));
         }
@@ -260,9 +243,8 @@ fn check_ids(
         Some(groups) if promises.by_root => {
             broken.push(format!("supplementary groups are left: {groups}"));
         }
-        Some(_) => warnings.push(
-            "the caller's supplementary groups stay, because only root can drop them".to_owned(),
-        ),
+        Some(_) => warnings
+            .push("the caller's supplementary groups stay, because only root can drop them".to_owned()),
         None => broken.push("supplementary groups are unknown".to_owned()),
     }
 }
@@ -275,10 +257,9 @@ fn check_privileges(facts: &Facts, broken: &mut Vec<String>) {
             broken.push(format!("capability set {set} is {value}"));
         }
     }
-    for (name, want, meaning) in [
-        ("NoNewPrivs", "1", "no_new_privs is not set"),
-        ("Seccomp", "2", "no system call filter is on"),
-    ] {
+    for (name, want, meaning) in
+        [("NoNewPrivs", "1", "no_new_privs is not set"), ("Seccomp", "2", "no system call filter is on")]
+    {
         if status(name) != want {
             broken.push(format!("{meaning} ({name}: {})", status(name)));
         }
@@ -290,8 +271,7 @@ fn check_mounts(promises: &Promises, mounts: &[MountEntry], broken: &mut Vec<Str
     // The last mount on a point is the one in sight.
     let visible: BTreeMap<&[u8], &MountEntry> =
         mounts.iter().map(|m| (m.mount_point.as_slice(), m)).collect();
-    let promised: BTreeMap<&[u8], _> =
-        promises.mounts.iter().map(|m| (m.dst.as_bytes(), m)).collect();
+    let promised: BTreeMap<&[u8], _> = promises.mounts.iter().map(|m| (m.dst.as_bytes(), m)).collect();
     for (dst, promise) in &promised {
         match visible.get(dst) {
             None if promise.optional => {}
@@ -318,11 +298,9 @@ fn check_mounts(promises: &Promises, mounts: &[MountEntry], broken: &mut Vec<Str
         });
         match within {
             None => broken.push(format!("{} is mounted and was not promised", shown(point))),
-            Some((dst, promise)) if promise.read_only && !found.read_only => broken.push(format!(
-                "{} is writable below the read-only {}",
-                shown(point),
-                shown(dst)
-            )),
+            Some((dst, promise)) if promise.read_only && !found.read_only => {
+                broken.push(format!("{} is writable below the read-only {}", shown(point), shown(dst)))
+            }
             Some(_) => {}
         }
     }
@@ -371,10 +349,15 @@ mod tests {
                 .filter_map(|l| l.split_once(' '))
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .collect(),
-            mounts: [("/", false, "tmpfs"), ("/proc", true, "proc"), ("/ws", true, "ext4"), ("/out", false, "ext4")]
-                .into_iter()
-                .map(entry)
-                .collect(),
+            mounts: [
+                ("/", false, "tmpfs"),
+                ("/proc", true, "proc"),
+                ("/ws", true, "ext4"),
+                ("/out", false, "ext4"),
+            ]
+            .into_iter()
+            .map(entry)
+            .collect(),
             fds: vec![0, 1, 2, 10],
             env: vec!["LANG".to_owned()],
             limits: BTreeMap::from([("core".to_owned(), 0), ("nofile".to_owned(), 64)]),
@@ -384,11 +367,7 @@ mod tests {
     }
 
     fn entry((point, read_only, fstype): (&str, bool, &str)) -> MountEntry {
-        MountEntry {
-            mount_point: point.as_bytes().to_vec(),
-            read_only,
-            fstype: fstype.to_owned(),
-        }
+        MountEntry { mount_point: point.as_bytes().to_vec(), read_only, fstype: fstype.to_owned() }
     }
 
     type Edit = fn(&mut Facts);
@@ -413,23 +392,83 @@ mod tests {
     #[test]
     fn each_difference_is_found() {
         let cases: [(Edit, &str); 26] = [
-            (|f| { f.namespaces.insert("user".into(), 1); }, "user namespace is the host's"),
-            (|f| { f.namespaces.insert("mnt".into(), 1); }, "mnt namespace is the host's"),
-            (|f| { f.namespaces.insert("pid".into(), 1); }, "pid namespace is the host's"),
-            (|f| { f.namespaces.insert("net".into(), 1); }, "net namespace is the host's"),
-            (|f| { f.namespaces.remove("uts"); }, "uts namespace is unknown"),
+            (
+                |f| {
+                    f.namespaces.insert("user".into(), 1);
+                },
+                "user namespace is the host's",
+            ),
+            (
+                |f| {
+                    f.namespaces.insert("mnt".into(), 1);
+                },
+                "mnt namespace is the host's",
+            ),
+            (
+                |f| {
+                    f.namespaces.insert("pid".into(), 1);
+                },
+                "pid namespace is the host's",
+            ),
+            (
+                |f| {
+                    f.namespaces.insert("net".into(), 1);
+                },
+                "net namespace is the host's",
+            ),
+            (
+                |f| {
+                    f.namespaces.remove("uts");
+                },
+                "uts namespace is unknown",
+            ),
             (|f| f.own_proc = false, "/proc belongs to another"),
             (|f| f.interfaces.push("eth0".into()), "network interface \"eth0\""),
             (|f| f.uid_map[0].outside = 0, "uid_map reaches the host's id 0"),
             (|f| f.uid_map[0].inside = 0, "uid_map is"),
             (|f| f.gid_map.clear(), "gid_map is"),
-            (|f| { f.status.insert("Groups".into(; }, "27".into())), "groups are left: 27"),
-            (|f| { f.status.remove("Groups"); }, "groups are unknown"),
-            (|f| { f.status.insert("CapBnd".into(; }, "0000000000000001".into())), "CapBnd is"),
-            (|f| { f.status.remove("CapAmb"); }, "CapAmb is unknown"),
-            (|f| { f.status.insert("NoNewPrivs".into(; }, "0".into())), "no_new_privs"),
-            (|f| { f.status.insert("Seccomp".into(; }, "0".into())), "no system call filter"),
-            (|f| { f.mounts.remove(2); }, "nothing is mounted on \"/ws\""),
+            (
+                |f| {
+                    f.status.insert("Groups".into(), "27".into());
+                },
+                "groups are left: 27",
+            ),
+            (
+                |f| {
+                    f.status.remove("Groups");
+                },
+                "groups are unknown",
+            ),
+            (
+                |f| {
+                    f.status.insert("CapBnd".into(), "0000000000000001".into());
+                },
+                "CapBnd is",
+            ),
+            (
+                |f| {
+                    f.status.remove("CapAmb");
+                },
+                "CapAmb is unknown",
+            ),
+            (
+                |f| {
+                    f.status.insert("NoNewPrivs".into(), "0".into());
+                },
+                "no_new_privs",
+            ),
+            (
+                |f| {
+                    f.status.insert("Seccomp".into(), "0".into());
+                },
+                "no system call filter",
+            ),
+            (
+                |f| {
+                    f.mounts.remove(2);
+                },
+                "nothing is mounted on \"/ws\"",
+            ),
             (|f| f.mounts[2].read_only = false, "\"/ws\" is writable"),
             (|f| f.mounts[1].fstype = "tmpfs".into(), "\"/proc\" is tmpfs, not proc"),
             (|f| f.mounts.push(entry(("/ws/sub", false, "xfs"))), "writable below the read-only"),
@@ -437,8 +476,18 @@ mod tests {
             (|f| f.mounts.push(entry(("/ws", false, "xfs"))), "\"/ws\" is writable"),
             (|f| f.fds.push(7), "descriptor 7 leaked"),
             (|f| f.env.push("AWS_SECRET".into()), "\"AWS_SECRET\" came in"),
-            (|f| { f.limits.insert("core".into(), 1); }, "limit core is 1"),
-            (|f| { f.limits.remove("nofile"); }, "limit nofile is unknown"),
+            (
+                |f| {
+                    f.limits.insert("core".into(), 1);
+                },
+                "limit core is 1",
+            ),
+            (
+                |f| {
+                    f.limits.remove("nofile");
+                },
+                "limit nofile is unknown",
+            ),
         ];
         for (edit, want) in cases {
             let mut facts = facts();

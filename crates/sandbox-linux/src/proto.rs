@@ -25,8 +25,6 @@ pub(crate) fn config_descriptor() -> MessageDescriptor {
 /// The message by reflection, for writing it as text.
 pub(crate) fn reflect(config: &NsJailConfig) -> DynamicMessage {
     let mut message = DynamicMessage::new(config_descriptor());
-    message
-        .transcode_from(config)
-        .expect("both sides were made from one descriptor");
+    message.transcode_from(config).expect("both sides were made from one descriptor");
     message
 }

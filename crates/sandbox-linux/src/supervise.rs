@@ -20,7 +20,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::host::{HostFacts, stage_of};
-use crate::log::{Ending, Level, LineSplitter, LogLine};
+use crate::log::{Ending, Level, LineSplitter, LogLine, MAX_LINE};
 use crate::workdir::WorkDirs;
 
 /// Lines kept for a failure report.
@@ -59,14 +59,7 @@ pub enum Outcome {
 
 /// The signals that are read here instead of ending this process.
 pub(crate) fn signals() -> SigSet {
-    [
-        NixSignal::SIGINT,
-        NixSignal::SIGTERM,
-        NixSignal::SIGHUP,
-        NixSignal::SIGQUIT,
-    ]
-    .into_iter()
-    .collect()
+    [NixSignal::SIGINT, NixSignal::SIGTERM, NixSignal::SIGHUP, NixSignal::SIGQUIT].into_iter().collect()
 }
 
 /// A jail that was started. Dropping it kills the jail.
@@ -103,6 +96,15 @@ impl Record {
             self.ending = line.ending().or(self.ending);
         }
         self.started |= line.is_start();
+        // A quoted path may hold newlines; what follows one belongs to the line before.
+        if line.level == Level::Debug
+            && let Some(last) = self.lines.back_mut()
+            && last.text.len() + line.text.len() < MAX_LINE
+        {
+            last.text.push(' ');
+            last.text.push_str(&line.text);
+            return;
+        }
         if self.lines.len() == KEPT_LINES {
             self.lines.pop_front();
         }
@@ -281,17 +283,16 @@ impl Running {
             .or_else(|| log.iter().find(|line| line.level >= Level::Error));
         let (stage, detail) = match cause {
             Some(line) => (stage_of(&line.text).to_owned(), line.text.clone()),
-            None => (
-                "start".to_owned(),
-                format!("nsjail ended ({status}) without starting the program"),
-            ),
+            None => ("start".to_owned(), format!("nsjail ended ({status}) without starting the program")),
         };
-        Outcome::JailFailed {
-            stage,
-            detail,
-            hint: HostFacts::read().hints(self.by_root, &self.nsjail, &log),
-            log,
+        let mut hint = HostFacts::read().hints(self.by_root, &self.nsjail, &log);
+        if log.is_empty() && status.code() == Some(127) {
+            hint.push(format!(
+                "a program ends with 127 when its libraries are missing; try: {} --help",
+                self.nsjail.display()
+            ));
         }
+        Outcome::JailFailed { stage, detail, hint, log }
     }
 }
 
@@ -300,6 +301,7 @@ fn says_why(text: &str) -> bool {
     ["failed", "Couldn't", "No such", "denied", "not permitted", "Invalid argument", "rror"]
         .iter()
         .any(|word| text.contains(word))
+        && !text.starts_with("Received error message")
         && !text.contains("net user namespace")
 }
 

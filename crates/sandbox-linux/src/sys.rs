@@ -49,12 +49,7 @@ fn raw_mount_setattr(
     propagation: libc::c_ulong,
     userns_fd: u64,
 ) -> io::Result<()> {
-    let attr = libc::mount_attr {
-        attr_set: set,
-        attr_clr: 0,
-        propagation,
-        userns_fd,
-    };
+    let attr = libc::mount_attr { attr_set: set, attr_clr: 0, propagation, userns_fd };
     // SAFETY: the path is a NUL-terminated literal, `attr` lives across the call and its true size is passed.
     let result = unsafe {
         libc::syscall(
@@ -141,19 +136,13 @@ pub(crate) struct Launch<'a> {
 pub(crate) fn spawn(command: &mut Command, launch: &Launch<'_>) -> io::Result<Child> {
     let parent = std::process::id();
     let mask = *launch.mask.as_ref();
-    let fds: Vec<(RawFd, RawFd)> = launch
-        .fds
-        .iter()
-        .map(|(here, there)| (here.as_raw_fd(), *there))
-        .collect();
+    let fds: Vec<(RawFd, RawFd)> =
+        launch.fds.iter().map(|(here, there)| (here.as_raw_fd(), *there)).collect();
     let drop_groups = launch.drop_groups;
     let report = launch.report.as_raw_fd();
     let mounts = launch.mounts.as_ref().map(|mounts| {
-        let placements: Vec<(RawFd, CString, bool)> = mounts
-            .placements
-            .iter()
-            .map(|p| (p.tree.as_raw_fd(), p.target.clone(), p.is_dir))
-            .collect();
+        let placements: Vec<(RawFd, CString, bool)> =
+            mounts.placements.iter().map(|p| (p.tree.as_raw_fd(), p.target.clone(), p.is_dir)).collect();
         (mounts.base.clone(), mounts.options.clone(), placements)
     });
     let child = move || -> io::Result<()> {
@@ -299,10 +288,7 @@ mod tests {
     #[test]
     fn take_fd_checks_the_number() {
         assert_eq!(take_fd(1).unwrap_err().raw_os_error(), Some(libc::EINVAL));
-        assert_eq!(
-            take_fd(9_999).unwrap_err().raw_os_error(),
-            Some(libc::EBADF)
-        );
+        assert_eq!(take_fd(9_999).unwrap_err().raw_os_error(), Some(libc::EBADF));
         let file = std::fs::File::open("/dev/null").unwrap();
         let number = rustix::io::fcntl_dupfd_cloexec(&file, 700).unwrap();
         use std::os::fd::IntoRawFd as _;

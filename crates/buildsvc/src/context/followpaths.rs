@@ -145,3 +145,70 @@ pub(super) fn without_nested(paths: Vec<Vec<u8>>) -> Option<Vec<Vec<u8>>> {
     }
     Some(kept)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_and_their_targets_are_followed_like_upstream() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        std::fs::create_dir_all(at("dir/sub")).unwrap();
+        std::fs::write(at("dir/sub/file"), "").unwrap();
+        std::fs::create_dir(at("other")).unwrap();
+        std::fs::write(at("other/file"), "").unwrap();
+        for (link, target) in [
+            ("to-dir", "dir"),
+            ("dir/to-other", "../other"),
+            ("dir/up", "../../../other"),
+            ("absolute", "/other/file"),
+            ("dangling", "nowhere"),
+            ("loop", "loop"),
+            ("ping", "pong"),
+            ("pong", "ping"),
+            ("growing", "growing/x"),
+            ("to-root", "."),
+            ("chain", "to-dir/to-other"),
+            ("l1", "dir/sub"),
+            ("l2", "other"),
+        ] {
+            symlink(target, at(link)).unwrap();
+        }
+        let dir = LocalDir::open("context", root.path()).unwrap();
+        for (paths, expected) in [
+            (&["dir/sub/file"][..], Some(&["dir/sub/file"][..])),
+            (&["/dir//sub/./file/"], Some(&["dir/sub/file"])),
+            (&["not/there"], Some(&["not/there"])),
+            (&["to-dir/sub/file"], Some(&["dir/sub/file", "to-dir"])),
+            (&["dir/to-other/file"], Some(&["dir/to-other", "other/file"])),
+            (&["dir/up"], Some(&["dir/up", "other"])),
+            (&["absolute"], Some(&["absolute", "other/file"])),
+            (&["dangling/x"], Some(&["dangling", "nowhere/x"])),
+            (&["loop"], Some(&["loop"])),
+            (&["ping"], Some(&["ping", "pong"])),
+            (&["growing"], Some(&["growing"])),
+            (&["to-root"], None),
+            (&["to-root/dir"], Some(&["dir", "to-root"])),
+            (&["chain/file"], Some(&["chain", "dir/to-other", "other/file", "to-dir"])),
+            (&["l*"], Some(&["dir/sub", "l*", "loop", "other"])),
+            (&["l?/file"], Some(&["dir/sub/file", "l?", "other/file"])),
+            (&["l[12"], Some(&["l[12"])),
+            (&["d*/sub"], Some(&["d*", "nowhere/sub"])),
+            (&["other", "other/file", "dir"], Some(&["dir", "other"])),
+            (&["../outside"], Some(&["../outside"])),
+            (&["."], None),
+            (&["x", "/"], None),
+            // Upstream drops the second: the link was met already.
+            (&["to-dir/a", "to-dir/b"], Some(&["dir/a", "to-dir"])),
+        ] {
+            let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+            let followed = follow(&dir, &paths).unwrap();
+            let expected: Option<Vec<Vec<u8>>> =
+                expected.map(|paths| paths.iter().map(|path| path.as_bytes().to_vec()).collect());
+            assert_eq!(followed, expected, "{paths:?}");
+        }
+    }
+}

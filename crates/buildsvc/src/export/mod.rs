@@ -5,6 +5,8 @@
 //! destination, whatever names, symlinks or hard links arrive.
 
 mod listing;
+#[cfg(test)]
+mod loopback;
 mod receive;
 mod tree;
 

@@ -324,7 +324,9 @@ fn local(error: ReceiveError) -> Option<io::Error> {
     match error {
         ReceiveError::Write { ref source, .. } => Some(io::Error::new(source.kind(), error)),
         ReceiveError::Entry { .. } | ReceiveError::Packet(_) => Some(io::Error::other(error)),
-        ReceiveError::Sender(_) | ReceiveError::Status(_) | ReceiveError::Ended | ReceiveError::Cancelled => None,
+        ReceiveError::Sender(_) | ReceiveError::Status(_) | ReceiveError::Ended | ReceiveError::Cancelled => {
+            None
+        }
     }
 }
 

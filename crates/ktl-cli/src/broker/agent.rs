@@ -72,7 +72,11 @@ impl Agents {
         let Some(kind) = self.sources.get(name(id)) else { return Ok(None) };
         let socket = self.socket(name(id), kind, stop)?;
         let agent = UnixStream::connect(&socket).map_err(|error| {
-            Denial::Failure(format!("ssh agent {:?}: cannot connect to {}: {error}", name(id), socket.display()))
+            Denial::Failure(format!(
+                "ssh agent {:?}: cannot connect to {}: {error}",
+                name(id),
+                socket.display()
+            ))
         })?;
         let failed = |error: io::Error| Denial::Failure(format!("ssh agent {:?}: {error}", name(id)));
         let (near, far) = UnixStream::pair().map_err(failed)?;

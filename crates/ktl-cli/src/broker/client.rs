@@ -110,7 +110,9 @@ impl BrokerClient {
         let full = told.await.map_err(|_| HostError::Gone(gone()))?;
         match full.answer {
             Answer::Refused(text) => Err(HostError::Refused(text)),
-            Answer::Errno(number) => Err(HostError::Refused(io::Error::from_raw_os_error(number).to_string())),
+            Answer::Errno(number) => {
+                Err(HostError::Refused(io::Error::from_raw_os_error(number).to_string()))
+            }
             _ => Ok(full),
         }
     }
@@ -224,7 +226,7 @@ impl Opener for BrokerClient {
         match (full.answer, full.descriptor) {
             (Answer::Descriptor, Some(file)) => Ok(file),
             // It came, and this process had no room for it.
-            (Answer::Descriptor, None) => Err(io::Error::from_raw_os_error(nix::libc::EMFILE)),
+            (Answer::Descriptor, None) => Err(io::Error::from_raw_os_error(libc::EMFILE)),
             (Answer::Errno(number), _) => Err(io::Error::from_raw_os_error(number)),
             (Answer::Refused(text), _) => Err(io::Error::new(io::ErrorKind::PermissionDenied, text)),
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is of another kind")),

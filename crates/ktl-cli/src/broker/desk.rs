@@ -2,8 +2,8 @@
 //!
 //! Files are opened by the reading thread itself: there may be thousands, and they do not wait. All else gets a thread
 //! of its own, since a credential helper may wait for a person and a token server for the network. When the guest's end
-//! closes, helpers are ended, agents' streams shut, and all threads joined. One kind of thread can be late: a token
-//! server is given up after its time (30 s at most), not before.
+//! closes, helpers are ended, agents' streams shut, and all threads joined; a token server that does not answer is left
+//! to a thread that nobody waits for, which its own time ends.
 
 use std::io;
 use std::net::Shutdown;
@@ -90,7 +90,8 @@ impl Desk {
         thread::Builder::new().name("broker".into()).spawn(move || {
             let book = Book::default();
             let under_way = AtomicUsize::new(0);
-            let sitting = Sitting { desk: &self, book: &book, stop: &stop, replies: &replies, under_way: &under_way };
+            let sitting =
+                Sitting { desk: &self, book: &book, stop: &stop, replies: &replies, under_way: &under_way };
             thread::scope(|scope| {
                 // Other errors are a guest that went away in the middle of something.
                 if let Err(error) = sitting.read(scope, &socket)
@@ -154,7 +155,9 @@ impl<'a> Sitting<'a> {
             let answering = move || {
                 self.answer(id, &ask, &tail);
             };
-            if let Err(error) = thread::Builder::new().name("broker answer".into()).spawn_scoped(scope, answering) {
+            if let Err(error) =
+                thread::Builder::new().name("broker answer".into()).spawn_scoped(scope, answering)
+            {
                 self.under_way.fetch_sub(1, Ordering::SeqCst);
                 self.deny(id, kind, &Denial::Failure(format!("the host side has no thread left: {error}")))?;
             }
@@ -195,7 +198,8 @@ impl<'a> Sitting<'a> {
             }
             Ask::SignChallenge { host, salt } => {
                 let split = tail.split_at_checked(*salt);
-                let (salt, challenge) = split.ok_or_else(|| Denial::Rule("a salt that is not there".into()))?;
+                let (salt, challenge) =
+                    split.ok_or_else(|| Denial::Rule("a salt that is not there".into()))?;
                 Full::bytes(registry.sign(host, salt, challenge, self.stop)?)
             }
             Ask::FetchToken(request) => {
@@ -203,7 +207,7 @@ impl<'a> Sitting<'a> {
                 let (expires_in, issued_at) = (token.expires_in, token.issued_at);
                 Full::with(Answer::Token { expires_in, issued_at }, token.token)
             }
-            Ask::Secret { id } => Full::bytes(secrets.get(id)?.map(|secret| secret.0)),
+            Ask::Secret { id } => Full::bytes(secrets.get(id, self.stop)?.map(|secret| secret.0)),
             Ask::HasAgent { id } => Answer::Exists(agents.has(id)).into(),
             Ask::Agent { id } => match agents.connect(id, self.stop)? {
                 Some((end, forward)) => Full::descriptor(end, Some(forward)),
@@ -224,8 +228,8 @@ impl<'a> Sitting<'a> {
         let descriptor = full.descriptor.as_ref().map(|descriptor| descriptor.as_fd());
         match wire::send(&socket, &header(full.answer)?, &full.tail, descriptor) {
             // The kernel bounds the descriptors on their way; that is told in the place of this one.
-            Err(error) if descriptor.is_some() && error.raw_os_error() == Some(nix::libc::ETOOMANYREFS) => {
-                wire::send(&socket, &header(Answer::Errno(nix::libc::EMFILE))?, &[], None)
+            Err(error) if descriptor.is_some() && error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+                wire::send(&socket, &header(Answer::Errno(libc::EMFILE))?, &[], None)
             }
             // As is an answer that does not fit.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
@@ -241,7 +245,8 @@ fn understand(envelope: Envelope, tail: &[u8]) -> Result<Ask, String> {
     if envelope.version != VERSION {
         return Err(format!("version {} of the broker's protocol", envelope.version));
     }
-    let ask: Ask = serde_json::from_value(envelope.ask).map_err(|_| "a question of no known kind".to_owned())?;
+    let ask: Ask =
+        serde_json::from_value(envelope.ask).map_err(|_| "a question of no known kind".to_owned())?;
     let name = match &ask {
         Ask::Credentials { host } | Ask::TokenAuthority { host } | Ask::SignChallenge { host, .. } => host,
         Ask::FetchToken(request) => &request.host,

@@ -38,7 +38,8 @@ impl Outside {
     }
 
     fn rules(&self) -> Rules {
-        let config = br#"{"credHelpers":{"slow.example":"slow"},"auths":{"r.example":{"auth":"dXNlcjpwYXNz"}}}"#;
+        let config =
+            br#"{"credHelpers":{"slow.example":"slow"},"auths":{"r.example":{"auth":"dXNlcjpwYXNz"}}}"#;
         let value = Secret(b"from env".to_vec());
         Rules {
             docker_config: DockerConfig::parse(config, Path::new("config.json")).unwrap(),
@@ -52,7 +53,7 @@ impl Outside {
             program_search_path: std::env::join_paths(
                 [self.dir.path().to_owned()]
                     .into_iter()
-                    .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
+                    .chain(std::env::split_paths(&crate::env::Env::current().get("PATH").unwrap())),
             )
             .unwrap(),
         }
@@ -75,13 +76,18 @@ impl Outside {
             if text.ends_with('\n') {
                 return nix::unistd::Pid::from_raw(text.trim().parse().unwrap());
             }
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            thread::sleep(std::time::Duration::from_millis(5));
         }
     }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
 }
 
 fn read(file: OwnedFd) -> String {
@@ -284,7 +290,7 @@ fn a_client_believes_no_answer_that_does_not_fit() {
     for reply in replies {
         let (near, far) = UnixStream::pair().unwrap();
         let client = BrokerClient::new(near.into()).unwrap();
-        let desk = std::thread::spawn(move || {
+        let desk = thread::spawn(move || {
             wire::receive(&far, Descriptors::Drop).unwrap();
             wire::send(&far, reply, b"tail", None).unwrap();
             far
@@ -337,7 +343,9 @@ fn questions_out_of_order_are_refused_by_number() {
 #[test]
 fn a_guest_that_does_not_speak_the_protocol_is_cut_off() {
     let host = Outside::new();
-    for header in ["", "rubbish", r#"{"version":1}"#, r#"{"version":1,"id":-1,"ask":null}"#, r#"{"version":1,"id""#] {
+    for header in
+        ["", "rubbish", r#"{"version":1}"#, r#"{"version":1,"id":-1,"ask":null}"#, r#"{"version":1,"id""#]
+    {
         let (guest, desk) = host.raw();
         wire::send(&guest, header.as_bytes(), b"", None).unwrap();
         assert!(wire::receive(&guest, Descriptors::Take).unwrap().is_none());

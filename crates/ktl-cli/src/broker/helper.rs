@@ -39,16 +39,21 @@ pub enum HelperError {
     Program { name: String, server: String, source: ProgramError },
     #[error("the credential helper docker-credential-{name} failed for {server} ({status}): {text}")]
     Failed { name: String, server: String, status: ExitStatus, text: String },
-    #[error("the credential helper docker-credential-{name} gave a malformed answer for {server}, at byte {column}")]
+    #[error(
+        "the credential helper docker-credential-{name} gave a malformed answer for {server}, at byte {column}"
+    )]
     Malformed { name: String, server: String, column: usize },
 }
+
+/// A helper's name, and the registry's.
+type Question = (String, String);
 
 #[derive(Debug)]
 pub struct Helpers {
     search_path: OsString,
     time: Duration,
     /// Held while a helper runs: that is what makes them take turns.
-    kept: Mutex<BTreeMap<(String, String), (Instant, Option<Login>)>>,
+    kept: Mutex<BTreeMap<Question, (Instant, Option<Login>)>>,
 }
 
 #[derive(Deserialize)]
@@ -133,7 +138,8 @@ mod tests {
 
     #[test]
     fn answers_of_helpers() {
-        let login = get(r#"[ "$1" = get ] && printf '{"ServerURL":"x","Username":"u","Secret":"%s"}' "$(cat)""#);
+        let login =
+            get(r#"[ "$1" = get ] && printf '{"ServerURL":"x","Username":"u","Secret":"%s"}' "$(cat)""#);
         let login = login.unwrap().unwrap();
         assert_eq!((login.username.as_str(), &login.password.0[..]), ("u", &b"r.example"[..]));
         let login = get(r#"echo '{"Username":"<token>","Secret":"refresh"}'"#).unwrap().unwrap();

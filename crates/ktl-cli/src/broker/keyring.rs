@@ -9,6 +9,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -62,8 +63,13 @@ impl Keyring {
         let agent = program::find(search_path, "ssh-agent").ok_or(KeyringError::Missing("ssh-agent"))?;
         let add = program::find(search_path, "ssh-add").ok_or(KeyringError::Missing("ssh-add"))?;
         // All keys are looked at before anything is started.
-        let keys = keys.iter().map(|path| Ok((path, read(path)?))).collect::<Result<Vec<_>, KeyringError>>()?;
-        let place = tempfile::Builder::new().prefix("ktl-ssh-").tempdir().map_err(KeyringError::Place)?;
+        let keys =
+            keys.iter().map(|path| Ok((path, read(path)?))).collect::<Result<Vec<_>, KeyringError>>()?;
+        let place = tempfile::Builder::new()
+            .prefix("ktl-ssh-")
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir()
+            .map_err(KeyringError::Place)?;
         let socket = place.path().join("agent");
         let mut command = Command::new(agent);
         // In the foreground, so that the process that was started is the one that is ended.

@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn unknown_questions_keep_their_number() {
-        for ask in [r#"{"erase":{"host":"h"}}"#, r#"{"secret":{"id":"a","path":"b"}}"#, r#"7"#, r#""secret""#] {
+        for ask in [r#"{"erase":{"host":"h"}}"#, r#"{"secret":{"id":"a","path":"b"}}"#, r#"7"#, r#""secret""#]
+        {
             let text = format!(r#"{{"version":1,"id":9,"ask":{ask}}}"#);
             let envelope: Envelope = serde_json::from_str(&text).unwrap();
             assert_eq!(envelope.id, 9);

@@ -6,8 +6,8 @@
 //! set, and keeps a [`Record`]. Neither trusts the other: the guest may have been taken over by what it builds, and
 //! frames are bounded and checked on both ends.
 //!
-//! The desk runs on plain threads, started after the jail was forked, and leaves none behind when the guest's end
-//! closes; see [`desk`] for the one exception in time. The guest's side is asynchronous and holds one reading thread.
+//! The desk runs on plain threads, started after the jail was forked, and goes with all that it started when the guest's
+//! end closes. The guest's side is asynchronous and holds one reading thread.
 
 mod agent;
 pub mod client;
@@ -29,5 +29,5 @@ mod wire;
 
 pub use client::BrokerClient;
 pub use desk::Desk;
-pub use record::{Record, Refusal};
+pub use record::Record;
 pub use rules::{AgentKind, AgentSource, Rules, SecretOrigin, SecretSource};

@@ -156,7 +156,9 @@ mod tests {
         let locals = locals(&dir);
         let read = |path: &str| -> Result<String, Errno> {
             let mut text = String::new();
-            File::from(locals.open("context", path.as_bytes(), Access::Read)?).read_to_string(&mut text).unwrap();
+            File::from(locals.open("context", path.as_bytes(), Access::Read)?)
+                .read_to_string(&mut text)
+                .unwrap();
             Ok(text)
         };
         assert_eq!(read("file").as_deref(), Ok("top"));
@@ -222,7 +224,10 @@ mod tests {
                     // As a guest would: climb, and look at what lies beside the context.
                     let up = rustix::fs::openat(&handed, "../../../..", OFlags::PATH, Mode::empty()).unwrap();
                     assert!(rustix::fs::statat(&up, "sub", AtFlags::empty()).is_ok());
-                    assert_eq!(rustix::fs::statat(&up, "context", AtFlags::empty()).unwrap_err(), Errno::NOENT);
+                    assert_eq!(
+                        rustix::fs::statat(&up, "context", AtFlags::empty()).unwrap_err(),
+                        Errno::NOENT
+                    );
                     assert_eq!(rustix::fs::statat(&up, "etc", AtFlags::empty()).unwrap_err(), Errno::NOENT);
                 }
                 Err(errno) => {

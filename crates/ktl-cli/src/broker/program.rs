@@ -46,9 +46,11 @@ pub enum ProgramError {
 
 /// The first executable file called `name` in the absolute directories of `search_path`.
 pub fn find(search_path: &OsStr, name: &str) -> Option<PathBuf> {
-    std::env::split_paths(search_path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(name)).find(|file| {
-        std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-    })
+    std::env::split_paths(search_path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(name)).find(
+        |file| {
+            std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        },
+    )
 }
 
 /// Runs `command` to its end with `input` on stdin. Whatever happens, the process itself is gone afterwards.
@@ -62,8 +64,12 @@ pub fn run(mut command: Command, input: &[u8], time: Duration, stop: &Stop) -> R
         rustix::fs::memfd_create("input", MemfdFlags::CLOEXEC).map_err(|e| ProgramError::Start(e.into()))?,
     );
     stdin.write_all(input).and_then(|()| io::Seek::rewind(&mut stdin)).map_err(ProgramError::Start)?;
-    let child =
-        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(ProgramError::Start)?;
+    let child = command
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(ProgramError::Start)?;
     let mut child = Reaped(child);
     let result = follow(&mut child.0, deadline, stop);
     match result {
@@ -90,7 +96,8 @@ impl Drop for Reaped {
 /// Collects output until the process ends. A grandchild that holds the pipes open is not waited for.
 fn follow(child: &mut Child, deadline: Instant, stop: &Stop) -> Result<(Vec<u8>, Vec<u8>), ProgramError> {
     let follow = ProgramError::Follow;
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(follow(io::ErrorKind::Other.into()))?;
+    let pid =
+        i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(follow(io::ErrorKind::Other.into()))?;
     let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|e| follow(e.into()))?;
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(follow(io::ErrorKind::Other.into()));
@@ -102,10 +109,8 @@ fn follow(child: &mut Child, deadline: Instant, stop: &Stop) -> Result<(Vec<u8>,
         if left.is_zero() {
             return Err(ProgramError::Late(left));
         }
-        let mut watched = vec![
-            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-            PollFd::new(ended.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut watched =
+            vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
         watched.extend(stdout.source.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)));
         watched.extend(stderr.source.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)));
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
@@ -215,14 +220,19 @@ pub mod tests {
     fn input_goes_in_and_output_comes_out() {
         let stop = Stop::new().unwrap();
         let ended = run(shell("cat; echo oops >&2; exit 3"), b"question", LONG, &stop).unwrap();
-        assert_eq!((ended.status.code(), &ended.stdout[..], &ended.stderr[..]), (Some(3), &b"question"[..], &b"oops\n"[..]));
+        assert_eq!(
+            (ended.status.code(), &ended.stdout[..], &ended.stderr[..]),
+            (Some(3), &b"question"[..], &b"oops\n"[..])
+        );
         // A program that reads nothing, and one that writes more errors than are kept.
-        let ended = run(shell("head -c 1000000 /dev/zero >&2; echo done"), &[0; 1 << 20], LONG, &stop).unwrap();
+        let ended =
+            run(shell("head -c 1000000 /dev/zero >&2; echo done"), &[0; 1 << 20], LONG, &stop).unwrap();
         assert_eq!((ended.stdout.as_slice(), ended.stderr.len()), (&b"done\n"[..], ERROR_OUTPUT_LIMIT));
         // A grandchild that keeps the pipes is not waited for.
         let ended = run(shell("sleep 30 & echo $!"), b"", LONG, &stop).unwrap();
         let grandchild: i32 = String::from_utf8(ended.stdout).unwrap().trim().parse().unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(grandchild), nix::sys::signal::Signal::SIGKILL).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(grandchild), nix::sys::signal::Signal::SIGKILL)
+            .unwrap();
     }
 
     #[test]

@@ -21,7 +21,7 @@ use ureq::http::{Response, Uri};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body, Proxy};
 
-/// From first to last byte. The desk may be this late to end.
+/// From first to last byte of one call.
 pub const TIME: Duration = Duration::from_secs(30);
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: u64 = 1 << 20;

@@ -29,7 +29,10 @@ fn serve(answers: &[(&str, &str)]) -> Server {
                 continue;
             }
             let length = body.len();
-            let _ = write!(stream, "HTTP/1.1 {head}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {head}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
         }
         // Whoever still waits for an answer waits until the process ends.
         for mut stream in silent {
@@ -47,7 +50,9 @@ fn request(stream: &mut TcpStream) -> String {
         if let Some((head, body)) = whole.split_once("\r\n\r\n") {
             let length = head
                 .lines()
-                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned))
+                .find_map(|line| {
+                    line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned)
+                })
                 .map_or(0, |length| length.parse().unwrap());
             if body.len() >= length {
                 return whole;
@@ -140,7 +145,8 @@ fn old_token_servers_are_got_from_with_basic_auth() {
 
 #[test]
 fn other_failures_are_not_tried_again() {
-    let table = [("405 Method Not Allowed", identity()), ("403 Forbidden", password()), ("500 Broken", password())];
+    let table =
+        [("405 Method Not Allowed", identity()), ("403 Forbidden", password()), ("500 Broken", password())];
     for (status, login) in table {
         let server = serve(&[(status, "hidden")]);
         let text = server.fetch(&login).unwrap_err().to_string();
@@ -187,7 +193,8 @@ fn rubbish_is_told_without_quoting_it() {
 #[test]
 fn a_silent_server_is_given_up() {
     let server = serve(&[("", "")]);
-    let error = Realms::new(Duration::from_millis(100)).fetch(&server.request(), &Login::default()).unwrap_err();
+    let error =
+        Realms::new(Duration::from_millis(100)).fetch(&server.request(), &Login::default()).unwrap_err();
     assert!(matches!(error, RealmError::Fetch { source: ureq::Error::Timeout(_), .. }), "{error}");
 }
 
@@ -249,4 +256,79 @@ fn requests_are_bounded() {
         let error = Realms::new(TIME).fetch(&request, &Login::default()).unwrap_err();
         assert!(matches!(error, RealmError::Bounds(_)), "{error}");
     }
+}
+
+/// A certificate for `localhost` and `127.0.0.1` and its key (PKCS #8), made for this test alone by `openssl req -x509`.
+const CERTIFICATE: &str = "\
+MIIBlzCCAT6gAwIBAgIUbkNcLSNDo07zG5CZYozJsir7ljMwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyNDA2NDEwNFoYDzIxMjYxMDMx
+MDY0MTA0WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAASvT9FqCQQ5Tjl33IAO8RJwy2tIjM5wkP1Sn5JwleOOg5EXGDC4nfao
+1CUS05ic3vAh4ZpA1gVnwElWzxAcVPuko2wwajAdBgNVHQ4EFgQUUUSo9UxSGOaf
+bx+OZV4DB4b1EaswHwYDVR0jBBgwFoAUUUSo9UxSGOafbx+OZV4DB4b1EaswGgYD
+VR0RBBMwEYIJbG9jYWxob3N0hwR/AAABMAwGA1UdEwEB/wQCMAAwCgYIKoZIzj0E
+AwIDRwAwRAIgEAMwmklStXze7/r6eA218ZmMTE7gDxID4zcKXlOQPlMCIC9p9vGs
+0avLKzJgfWHeZvyr3GaSSoZm3L/d9IQkLZfS
+";
+const KEY: &str = "\
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgG9fax76sfCA05ahb
+28WXVk5IphXGjDLbUi9LJKXmD56hRANCAASvT9FqCQQ5Tjl33IAO8RJwy2tIjM5w
+kP1Sn5JwleOOg5EXGDC4nfao1CUS05ic3vAh4ZpA1gVnwElWzxAcVPuk
+";
+
+fn der(text: &str) -> Vec<u8> {
+    STANDARD.decode(text.replace('\n', "")).unwrap()
+}
+
+/// One TLS connection, answered with a token; `None` when the client hung up instead of asking.
+fn serve_tls() -> (String, std::thread::JoinHandle<Option<String>>) {
+    let certificate = rustls::pki_types::CertificateDer::from(der(CERTIFICATE));
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(der(KEY)).into();
+    let config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut stream =
+            rustls::StreamOwned::new(rustls::ServerConnection::new(Arc::new(config)).unwrap(), stream);
+        let mut part = [0; 4096];
+        let count = stream.read(&mut part).ok().filter(|count| *count > 0)?;
+        let body = r#"{"access_token":"t"}"#;
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        Some(String::from_utf8_lossy(&part[..count]).into_owned())
+    });
+    (format!("localhost:{port}"), serving)
+}
+
+#[test]
+fn a_server_is_trusted_by_its_roots_alone() {
+    let request = |host: String| TokenRequest {
+        client_id: String::new(),
+        realm: format!("https://{host}/token"),
+        host,
+        service: "s".into(),
+        scopes: Vec::new(),
+    };
+    let trusting = Realms::new(TIME);
+    trusting.roots.set(vec![Certificate::from_der(&der(CERTIFICATE)).to_owned()].into()).unwrap();
+    let (host, serving) = serve_tls();
+    assert_eq!(trusting.fetch(&request(host), &password()).unwrap().token, Secret(b"t".to_vec()));
+    assert!(serving.join().unwrap().unwrap().starts_with("POST /token HTTP/1.1\r\n"));
+
+    // With the roots of this system, which do not hold a certificate made for a test.
+    let (host, serving) = serve_tls();
+    let error = Realms::new(TIME).fetch(&request(host), &password()).unwrap_err();
+    assert!(matches!(error, RealmError::Fetch { .. }), "{error}");
+    assert_eq!(serving.join().unwrap(), None);
 }

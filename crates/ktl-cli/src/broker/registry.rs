@@ -4,6 +4,10 @@
 //! then the config file itself.
 
 use std::ffi::OsString;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use buildsvc::dockerconfig::{DockerConfig, Login};
 use buildsvc::session::host::{Token, TokenRequest};
@@ -17,19 +21,21 @@ use super::token;
 
 /// The longest name that DNS knows, and a port.
 const HOST_LIMIT: usize = 253 + 6;
+/// How often a wait for a token looks whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub struct Registry {
     config: DockerConfig,
     helpers: Helpers,
-    realms: Realms,
+    realms: Arc<Realms>,
     seeds: Option<Seeds>,
 }
 
 impl Registry {
     pub fn new(config: DockerConfig, search_path: OsString, seeds: Option<Seeds>) -> Registry {
         let helpers = Helpers::new(search_path, helper::TIME);
-        Registry { config, helpers, realms: Realms::new(realm::TIME), seeds }
+        Registry { config, helpers, realms: Arc::new(Realms::new(realm::TIME)), seeds }
     }
 
     /// The login for `host`; an empty one when the user has none.
@@ -62,11 +68,28 @@ impl Registry {
         token::sign(salt, &seed, challenge).map(Some).map_err(|error| Denial::Rule(error.to_string()))
     }
 
+    /// The call itself cannot be interrupted, so it runs on a thread that is left behind when the desk ends before it.
     pub fn fetch(&self, request: &TokenRequest, stop: &Stop) -> Result<Token, Denial> {
         let login = self.login(&request.host, stop)?;
-        self.realms.fetch(request, &login).map_err(|error| {
-            if error.is_rule() { Denial::Rule(error.to_string()) } else { Denial::failure(&error) }
-        })
+        let (realms, request) = (self.realms.clone(), request.clone());
+        let (tell, told) = mpsc::channel();
+        let call = move || {
+            // Nobody may listen any more.
+            let _ = tell.send(realms.fetch(&request, &login));
+        };
+        thread::Builder::new()
+            .name("broker token".into())
+            .spawn(call)
+            .map_err(|error| Denial::Failure(format!("the host side has no thread left: {error}")))?;
+        loop {
+            match told.recv_timeout(LOOK) {
+                Ok(Ok(token)) => return Ok(token),
+                Ok(Err(error)) if error.is_rule() => return Err(Denial::Rule(error.to_string())),
+                Ok(Err(error)) => return Err(Denial::failure(&error)),
+                Err(RecvTimeoutError::Timeout) if !stop.told() => {}
+                Err(_) => return Err(Denial::Failure("the build ended before the token came".into())),
+            }
+        }
     }
 
     /// Empty for a registry that the user has no login for, `None` when the authority is shut.
@@ -86,7 +109,10 @@ fn check_host(host: &str) -> Result<(), Denial> {
     if !host.is_empty() && host.len() <= HOST_LIMIT && host.chars().all(fine) {
         return Ok(());
     }
-    Err(Denial::Rule(format!("{:?} is not the host of a registry", host.chars().take(64).collect::<String>())))
+    Err(Denial::Rule(format!(
+        "{:?} is not the host of a registry",
+        host.chars().take(64).collect::<String>()
+    )))
 }
 
 #[cfg(test)]
@@ -126,6 +152,29 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_is_not_wanted_any_more_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = registry("{}", dir.path(), false);
+        let stop = Stop::new().unwrap();
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = silent.local_addr().unwrap().to_string();
+        let request = TokenRequest {
+            client_id: String::new(),
+            realm: format!("http://{host}/token"),
+            host,
+            service: String::new(),
+            scopes: Vec::new(),
+        };
+        thread::scope(|scope| {
+            let fetching = scope.spawn(|| registry.fetch(&request, &stop));
+            let _asked = silent.accept().unwrap();
+            stop.tell();
+            let denial = fetching.join().unwrap().unwrap_err();
+            assert_eq!(denial.text(), "the build ended before the token came");
+        });
+    }
+
+    #[test]
     fn hosts_are_checked() {
         let dir = tempfile::tempdir().unwrap();
         let registry = registry("{}", dir.path(), false);
@@ -141,7 +190,8 @@ mod tests {
     #[test]
     fn the_authority_is_per_host_and_shut_without_seeds() {
         let dir = tempfile::tempdir().unwrap();
-        let config = r#"{"auths": {"a.example": {"auth":"dXNlcjpwYXNz"}, "b.example": {"auth":"dXNlcjpwYXNz"}}}"#;
+        let config =
+            r#"{"auths": {"a.example": {"auth":"dXNlcjpwYXNz"}, "b.example": {"auth":"dXNlcjpwYXNz"}}}"#;
         let open = registry(config, dir.path(), true);
         let stop = Stop::new().unwrap();
         let salt = [7; 32];

@@ -3,20 +3,28 @@
 //! Follows `session/secrets/secretsprovider` of moby/buildkit.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use buildsvc::session::host::Secret;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::record::Denial;
 use super::rules::{SecretOrigin, SecretSource};
+use super::stop::Stop;
 
 /// As upstream: a secret is a key or a password, not a data set.
 const LENGTH_LIMIT: u64 = 500 << 10;
 /// Daemons ask for a few names of their own accord (git and http tokens); more wrong names than this are a search.
 const WRONG_LIMIT: u64 = 100;
+/// How long a pipe may stay silent.
+const PIPE_TIME: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 enum SecretError {
@@ -30,47 +38,105 @@ enum SecretError {
 pub struct Secrets {
     origins: BTreeMap<String, SecretOrigin>,
     wrong: AtomicU64,
+    /// What came out of pipes, which give it once: a shell's `<(command)` is one.
+    drained: Mutex<BTreeMap<String, Secret>>,
 }
 
 impl Secrets {
     /// Of two with one id the later one counts, as on other command lines.
     pub fn new(sources: Vec<SecretSource>) -> Secrets {
         let origins = sources.into_iter().map(|source| (source.id, source.origin)).collect();
-        Secrets { origins, wrong: AtomicU64::new(0) }
+        Secrets { origins, wrong: AtomicU64::new(0), drained: Mutex::default() }
     }
 
-    pub fn get(&self, id: &str) -> Result<Option<Secret>, Denial> {
+    pub fn get(&self, id: &str, stop: &Stop) -> Result<Option<Secret>, Denial> {
         if self.wrong.load(Ordering::Relaxed) >= WRONG_LIMIT {
             return Err(Denial::Rule(format!("no secrets any more after {WRONG_LIMIT} wrong names")));
         }
         match self.origins.get(id) {
-            Some(origin) => read(id, origin).map(Some).map_err(|error| Denial::failure(&error)),
+            Some(origin) => self.read(id, origin, stop).map(Some).map_err(|error| Denial::failure(&error)),
             None => {
                 self.wrong.fetch_add(1, Ordering::Relaxed);
                 Ok(None)
             }
         }
     }
+
+    fn read(&self, id: &str, origin: &SecretOrigin, stop: &Stop) -> Result<Secret, SecretError> {
+        let too_long = |origin: String| SecretError::TooLong { id: id.to_owned(), origin };
+        let path = match origin {
+            SecretOrigin::Env { name, value } if value.0.len() as u64 > LENGTH_LIMIT => {
+                return Err(too_long(format!("the variable {name}")));
+            }
+            SecretOrigin::Env { value, .. } => return Ok(value.clone()),
+            SecretOrigin::File(path) => path,
+        };
+        if let Some(secret) = self.drained().get(id) {
+            return Ok(secret.clone());
+        }
+        let (bytes, is_pipe) = read_file(path, stop).map_err(|source| SecretError::Read {
+            id: id.to_owned(),
+            path: path.clone(),
+            source,
+        })?;
+        if bytes.len() as u64 > LENGTH_LIMIT {
+            return Err(too_long(path.display().to_string()));
+        }
+        let secret = Secret(bytes);
+        if is_pipe {
+            self.drained().insert(id.to_owned(), secret.clone());
+        }
+        Ok(secret)
+    }
+
+    fn drained(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Secret>> {
+        self.drained.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
 }
 
-fn read(id: &str, origin: &SecretOrigin) -> Result<Secret, SecretError> {
-    let too_long = |origin: String| SecretError::TooLong { id: id.to_owned(), origin };
-    match origin {
-        SecretOrigin::Env { name, value } if value.0.len() as u64 > LENGTH_LIMIT => {
-            Err(too_long(format!("the variable {name}")))
+/// A regular file's content, or what a pipe gives until its writers close it.
+fn read_file(path: &Path, stop: &Stop) -> io::Result<(Vec<u8>, bool)> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let mut bytes = Vec::new();
+    let is_pipe = !file.metadata()?.is_file();
+    if is_pipe {
+        drain(file, &mut bytes, stop)?;
+    } else {
+        file.take(LENGTH_LIMIT + 1).read_to_end(&mut bytes)?;
+    }
+    Ok((bytes, is_pipe))
+}
+
+fn drain(mut pipe: File, bytes: &mut Vec<u8>, stop: &Stop) -> io::Result<()> {
+    let deadline = Instant::now() + PIPE_TIME;
+    let mut part = [0; 16 << 10];
+    while bytes.len() as u64 <= LENGTH_LIMIT {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
         }
-        SecretOrigin::Env { value, .. } => Ok(value.clone()),
-        SecretOrigin::File(path) => {
-            let mut bytes = Vec::new();
-            File::open(path)
-                .and_then(|file| file.take(LENGTH_LIMIT + 1).read_to_end(&mut bytes))
-                .map_err(|source| SecretError::Read { id: id.to_owned(), path: path.clone(), source })?;
-            if bytes.len() as u64 > LENGTH_LIMIT {
-                return Err(too_long(path.display().to_string()));
-            }
-            Ok(Secret(bytes))
+        // A named pipe that nobody opened for writing yet would read as ended; only poll knows the difference.
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        let mut watched =
+            [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut watched, timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if watched[0].any().unwrap_or(false) {
+            return Err(io::Error::other("the build ended before it came"));
+        }
+        if !watched[1].any().unwrap_or(false) {
+            continue;
+        }
+        match pipe.read(&mut part) {
+            Ok(0) => return Ok(()),
+            Ok(count) => bytes.extend_from_slice(&part[..count]),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -91,6 +157,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let limit = LENGTH_LIMIT as usize;
+        let stop = Stop::new().unwrap();
         let secrets = Secrets::new(vec![
             file("file", &path),
             file("dir", dir.path()),
@@ -98,12 +165,15 @@ mod tests {
             env("limit", limit),
             env("long", limit + 1),
         ]);
-        let text = |id: &str| match secrets.get(id) {
+        let text = |id: &str| match secrets.get(id, &stop) {
             Ok(Some(secret)) => format!("{} bytes", secret.0.len()),
             Ok(None) => "none".into(),
             Err(denial) => denial.text().to_owned(),
         };
-        assert!(text("file").starts_with(&format!("secret \"file\": cannot read {}: No such file", path.display())));
+        assert!(
+            text("file")
+                .starts_with(&format!("secret \"file\": cannot read {}: No such file", path.display()))
+        );
         std::fs::write(&path, b"\xff\0x").unwrap();
         assert_eq!(text("file"), "3 bytes");
         std::fs::write(&path, vec![0; limit]).unwrap();
@@ -120,10 +190,33 @@ mod tests {
     #[test]
     fn a_search_for_names_is_cut_off() {
         let secrets = Secrets::new(vec![env("env", 3)]);
+        let stop = Stop::new().unwrap();
         for index in 0..WRONG_LIMIT {
-            assert_eq!(secrets.get(&format!("guess{index}")), Ok(None));
+            assert_eq!(secrets.get(&format!("guess{index}"), &stop), Ok(None));
         }
-        assert!(matches!(secrets.get("guess"), Err(Denial::Rule(_))));
-        assert!(matches!(secrets.get("env"), Err(Denial::Rule(_))));
+        assert!(matches!(secrets.get("guess", &stop), Err(Denial::Rule(_))));
+        assert!(matches!(secrets.get("env", &stop), Err(Denial::Rule(_))));
+    }
+
+    #[test]
+    fn a_pipe_is_drained_once_and_not_waited_for_beyond_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let stop = Stop::new().unwrap();
+        let secrets = Secrets::new(vec![file("pipe", &path), file("null", "/dev/null")]);
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(|| secrets.get("pipe", &stop));
+            std::fs::write(&path, "from a command").unwrap();
+            assert_eq!(reading.join().unwrap(), Ok(Some(Secret(b"from a command".to_vec()))));
+        });
+        assert_eq!(secrets.get("pipe", &stop), Ok(Some(Secret(b"from a command".to_vec()))));
+        assert_eq!(secrets.get("null", &stop), Ok(Some(Secret::default())));
+        let secrets = Secrets::new(vec![file("pipe", &path)]);
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(|| secrets.get("pipe", &stop));
+            stop.tell();
+            assert!(reading.join().unwrap().unwrap_err().text().ends_with("the build ended before it came"));
+        });
     }
 }

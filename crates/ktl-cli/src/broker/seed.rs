@@ -103,7 +103,8 @@ impl Seeds {
 
     fn lock(&self) -> Result<Option<File>, SeedError> {
         let path = self.dir.join(LOCK_FILE);
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let opened =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let Some(file) = tolerate(opened, "open", &path)? else { return Ok(None) };
         let deadline = Instant::now() + LOCK_TIME;
         loop {
@@ -139,7 +140,9 @@ fn tolerate<T>(result: io::Result<T>, operation: &'static str, path: &Path) -> R
     use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(e) if matches!(e.kind(), NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem) => Ok(None),
+        Err(e) if matches!(e.kind(), NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem) => {
+            Ok(None)
+        }
         Err(source) => Err(SeedError::File { operation, path: path.to_owned(), source }),
     }
 }

@@ -13,8 +13,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 
 /// No frame is longer than this, its two lengths not counted.
@@ -43,7 +43,10 @@ pub fn send(
 ) -> io::Result<()> {
     let body = 4 + header.len() + tail.len();
     if body > FRAME_LIMIT {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a frame of {body} bytes is too long")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("a frame of {body} bytes is too long"),
+        ));
     }
     let mut bytes = Vec::with_capacity(4 + body);
     bytes.extend_from_slice(&(body as u32).to_le_bytes());

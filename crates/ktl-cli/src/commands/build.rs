@@ -12,11 +12,12 @@ use base64::Engine as _;
 use buildsvc::dockerconfig::DockerConfig;
 use buildsvc::output::Destination;
 
-use crate::broker::{Desk, Rules};
+use crate::broker::{Desk, Record, Rules};
 use crate::builder;
 use crate::cancel::Cancel;
 use crate::cli::BuildArgs;
 use crate::dial::{self, Connection};
+use crate::display::inert;
 use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
@@ -24,11 +25,12 @@ use crate::guest::{self, Ends, GuestResult};
 use crate::launch::{self, Handed};
 use crate::outputs::{self, Opened, PendingFile};
 use crate::plan::{self, BuildPlan, Facts, GuestOutput, HostPlan, Kind};
+use crate::tidy::Tidier;
 use crate::tls::TlsFiles;
 use crate::ui::Ui;
 
-pub fn run(args: &BuildArgs, verbose: bool, env: &Env) -> Result<Exit, Failure> {
-    let ui = Ui { verbose, quiet: args.display.quiet };
+pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
+    let ui = Ui { verbose: verbose > 0, quiet: args.display.quiet };
     let (mut plan, host) = plan::resolve(args, verbose, env, &facts()?)?;
     refuse_tar_on_a_terminal(&host)?;
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
@@ -40,8 +42,13 @@ pub fn run(args: &BuildArgs, verbose: bool, env: &Env) -> Result<Exit, Failure> 
     plan.builder = connection.address.to_string();
 
     let mut files = ResultFiles::open(&host, &plan.nonce)?;
-    let mut opened =
-        host.destinations.iter().map(|destination| outputs::open(destination, &plan.nonce)).collect::<Result<Vec<_>, _>>()?;
+    let mut opened = host
+        .destinations
+        .iter()
+        .map(|destination| outputs::open(destination, &plan.nonce))
+        .collect::<Result<Vec<_>, _>>()?;
+    let _tidier = Tidier::start(opened.iter().filter_map(Opened::staging))
+        .map_err(|error| Failure::internal(format!("failed to start a second ktl: {error}")))?;
     match hold(&mut plan, &host, connection, &mut opened, env, &ui) {
         Ok((Exit::Ok, Some(result))) => {
             opened.into_iter().try_for_each(Opened::commit)?;
@@ -73,15 +80,18 @@ fn hold(
     let (desk_end, guest_end) = UnixStream::pair()
         .map_err(|error| Failure::internal(format!("failed to make the broker's socket: {error}")))?;
     let rules = rules(host, env, ui)?;
-    let serve = move || {
+    let mut desk = None;
+    let serve = || {
         if let Some(relay) = relay {
             // The guest sees the end of its stream and says so; a second message would be noise.
             std::thread::spawn(move || drop(relay.run()));
         }
-        let desk = Desk::new(rules).serve(desk_end);
-        desk.map(drop).map_err(|error| Failure::internal(format!("failed to start the broker: {error}")))
+        let thread = Desk::new(rules).serve(desk_end);
+        desk =
+            Some(thread.map_err(|error| Failure::internal(format!("failed to start the broker: {error}")))?);
+        Ok(())
     };
-    match &host.sandbox {
+    let outcome = match &host.sandbox {
         Some(sandbox) => {
             let prepared = launch::prepare(plan, host, sandbox, opened, ui)?;
             let outputs = opened.iter_mut().map(Opened::descriptor).collect::<Result<Vec<_>, _>>()?;
@@ -102,16 +112,39 @@ fn hold(
                     (None, None) => GuestOutput::None,
                 };
             }
-            let ends = Ends { connection: stream, broker: guest_end.into(), cancel: Cancel::Signals, outputs };
+            let ends =
+                Ends { connection: stream, broker: guest_end.into(), cancel: Cancel::Signals, outputs };
             Ok(guest::run(plan, ends))
         }
+    };
+    if let Some(record) = desk.and_then(|thread| thread.join().ok()) {
+        tell(&record, ui);
+    }
+    outcome
+}
+
+/// What the builder asked of the user's things, and what it was refused.
+fn tell(record: &Record, ui: &Ui) {
+    if !record.asked.is_empty() {
+        let asked: Vec<String> = record.asked.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        ui.verbose(format_args!(
+            "[broker] asked: {}; refused {}, failed {}",
+            asked.join(", "),
+            record.refused,
+            record.failed
+        ));
+    }
+    for refusal in &record.refusals {
+        ui.note(format_args!("[broker] refused {}: {}", refusal.kind, inert::text(&refusal.reason)));
     }
 }
 
 fn facts() -> Result<Facts, Failure> {
     let cwd = std::env::current_dir()
         .map_err(|error| Failure::usage(format!("the current directory cannot be read: {error}")))?;
-    let host_name = nix::sys::utsname::uname().map(|name| name.nodename().to_string_lossy().into_owned()).unwrap_or_default();
+    let host_name = nix::sys::utsname::uname()
+        .map(|name| name.nodename().to_string_lossy().into_owned())
+        .unwrap_or_default();
     Ok(Facts {
         cwd,
         uid: nix::unistd::getuid().as_raw(),
@@ -138,7 +171,8 @@ fn kind_of(path: &Path) -> Kind {
 
 fn random_hex<const BYTES: usize>() -> Result<String, Failure> {
     let mut bytes = [0; BYTES];
-    io::Read::read_exact(&mut File::open("/dev/urandom").map_err(no_random)?, &mut bytes).map_err(no_random)?;
+    io::Read::read_exact(&mut File::open("/dev/urandom").map_err(no_random)?, &mut bytes)
+        .map_err(no_random)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -149,7 +183,8 @@ fn no_random(error: io::Error) -> Failure {
 fn rules(host: &HostPlan, env: &Env, ui: &Ui) -> Result<Rules, Failure> {
     let mut locals = BTreeMap::new();
     for (name, path) in &host.locals {
-        let dir = File::open(path).map_err(|error| Failure::usage(format!("failed to open {}: {error}", path.display())))?;
+        let dir = File::open(path)
+            .map_err(|error| Failure::usage(format!("failed to open {}: {error}", path.display())))?;
         locals.insert(name.clone(), OwnedFd::from(dir));
     }
     let docker_config = match &host.docker_config {
@@ -172,7 +207,8 @@ fn rules(host: &HostPlan, env: &Env, ui: &Ui) -> Result<Rules, Failure> {
 
 fn refuse_tar_on_a_terminal(host: &HostPlan) -> Result<(), Failure> {
     if host.destinations.contains(&Destination::Stdout) && io::stdout().is_terminal() {
-        return Err(Failure::usage("refusing to write a tar to the terminal").hint("Redirect it, or name a file with dest=FILE."));
+        return Err(Failure::usage("refusing to write a tar to the terminal")
+            .hint("Redirect it, or name a file with dest=FILE."));
     }
     Ok(())
 }
@@ -202,7 +238,8 @@ impl ResultFiles {
         }
         if let Some(mut file) = self.iid.take() {
             let id = image_id(&result.exporter_response).ok_or_else(|| {
-                Failure::usage("--iidfile: this build made no image").hint("Name it with -t, or ask for an image with -o.")
+                Failure::usage("--iidfile: this build made no image")
+                    .hint("Name it with -t, or ask for an image with -o.")
             })?;
             file.write_all(id.as_bytes())?;
             file.commit()?;
@@ -227,19 +264,25 @@ fn metadata(response: &BTreeMap<String, String>) -> Vec<u8> {
 
 /// The image's ID: the digest of its config, as docker has it, else that of its manifest.
 fn image_id(response: &BTreeMap<String, String>) -> Option<&str> {
-    let id = response.get("containerimage.config.digest").or_else(|| response.get("containerimage.digest"))?;
+    let id =
+        response.get("containerimage.config.digest").or_else(|| response.get("containerimage.digest"))?;
     Some(id.as_str())
 }
 
 /// The last words: the digest on stdout, and where the result is.
 fn announce(plan: &BuildPlan, host: &HostPlan, result: &GuestResult, ui: &Ui) -> Result<(), Failure> {
     let response = &result.exporter_response;
-    let digest = if plan.quiet { image_id(response) } else { response.get("containerimage.digest").map(String::as_str) };
+    let digest = if plan.quiet {
+        image_id(response)
+    } else {
+        response.get("containerimage.digest").map(String::as_str)
+    };
     if let Some(digest) = digest
         && !host.destinations.contains(&Destination::Stdout)
     {
-        writeln!(io::stdout().lock(), "{digest}")
-            .map_err(|error| Failure::new(Exit::BuildFailed, format!("failed to print the digest: {error}")))?;
+        writeln!(io::stdout().lock(), "{digest}").map_err(|error| {
+            Failure::new(Exit::BuildFailed, format!("failed to print the digest: {error}"))
+        })?;
     }
     if host.stays_in_cache {
         ui.note(format_args!(

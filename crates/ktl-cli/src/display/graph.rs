@@ -19,6 +19,8 @@ use super::step::{ID_MAX, NAME_MAX, State, Step, weight};
 pub const STEPS_MAX: usize = 8192;
 const MEMBERS_MAX: usize = 4 * STEPS_MAX;
 const WARNINGS_MAX: usize = 256;
+/// Bytes kept of all warnings together; each may bring its whole source file.
+const WARNING_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Names a step within its graph, in the order in which the daemon announced them.
 pub type StepId = u64;
@@ -56,6 +58,7 @@ pub struct Graph {
     forgotten: Counts,
     pending_bytes: usize,
     warnings: Vec<VertexWarning>,
+    warning_bytes: usize,
     warnings_dropped: u64,
 }
 
@@ -167,7 +170,7 @@ impl Graph {
     pub fn end(&mut self) {
         let Self { steps, updated, follow, pending_bytes, .. } = self;
         for (id, step) in steps {
-            let grown = step.end_line(*follow);
+            let grown = step.end_line(*follow && !step.hidden);
             if grown > 0 {
                 *pending_bytes += grown;
                 updated.insert(*id);
@@ -242,6 +245,7 @@ impl Graph {
         step.uncached_members =
             step.uncached_members + usize::from(!vertex.cached) - usize::from(was_uncached);
         let cached = step.uncached_members == 0;
+        let was_hidden = step.hidden;
         let mut changed = std::mem::replace(&mut step.cached, cached) != cached;
         if step.error.is_empty() && !vertex.error.is_empty() {
             changed |= step.set_error(&vertex.error);
@@ -251,6 +255,7 @@ impl Graph {
             step.hidden &= group.weak;
         }
         step.hidden &= step.error.is_empty();
+        changed |= was_hidden != step.hidden;
         if changed {
             self.changed(id, now);
         }
@@ -265,7 +270,9 @@ impl Graph {
     }
 
     fn warning(&mut self, warning: &VertexWarning, now: Duration) {
-        if self.warnings.len() < WARNINGS_MAX {
+        let bytes = self.warning_bytes.saturating_add(size_of_warning(warning));
+        if self.warnings.len() < WARNINGS_MAX && bytes <= WARNING_BYTES_MAX {
+            self.warning_bytes = bytes;
             self.warnings.push(warning.clone());
         } else {
             self.warnings_dropped += 1;
@@ -281,7 +288,7 @@ impl Graph {
         let id = *self.by_digest.get(&log.vertex)?;
         let step = self.steps.get_mut(&id)?;
         let at = step.intervals.latest_start().map_or(Duration::ZERO, |start| between(start, log.timestamp));
-        self.pending_bytes += step.log(&log.data, at, self.follow);
+        self.pending_bytes += step.log(&log.data, at, self.follow && !step.hidden);
         self.changed(id, now);
         Some(id)
     }
@@ -298,7 +305,7 @@ impl Graph {
                 step.waiting_since = now;
             }
             step.updates = step.updates.saturating_add(1);
-            if self.follow {
+            if self.follow && !step.hidden {
                 self.updated.insert(id);
             }
         }
@@ -330,7 +337,7 @@ impl Graph {
     /// Ends the output of a step that is over, after all that one event says about it.
     fn close(&mut self, id: StepId) {
         let Some(step) = self.steps.get_mut(&id).filter(|s| s.is_completed()) else { return };
-        self.pending_bytes += step.end_line(self.follow);
+        self.pending_bytes += step.end_line(self.follow && !step.hidden);
         if step.state() != State::Failed {
             step.tail = VecDeque::new();
         }
@@ -386,4 +393,11 @@ impl Graph {
             self.forgotten.cached += u64::from(step.state() == State::Cached);
         }
     }
+}
+
+fn size_of_warning(warning: &VertexWarning) -> usize {
+    let source = warning.source.as_ref().map_or(0, |s| s.data.len() + s.filename.len() + s.language.len());
+    let detail: usize = warning.detail.iter().map(|d| d.len() + size_of::<Vec<u8>>()).sum();
+    let ranges = size_of_val(warning.ranges.as_slice());
+    source + detail + ranges + warning.vertex.len() + warning.short.len() + warning.url.len()
 }

@@ -170,7 +170,69 @@ fn without_orders(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Bytes that terminals and runners react to, and some that they do not.
+    fn hostile() -> impl Strategy<Value = Vec<u8>> {
+        const PIECES: &[&[u8]] = &[
+            b"\x1b[",
+            b"\x1b]",
+            b"##[",
+            b"##vso[",
+            b"#",
+            b"::x::",
+            b"31",
+            b";",
+            b"8;48;5",
+            b"m",
+            b"K",
+            b"\n",
+            b"\r",
+            b"\t ",
+            b"\xc2\x9b",
+            b"\xe2\x80\xae",
+            b"\xff",
+            "ä漢".as_bytes(),
+        ];
+        let pieces = prop::sample::select(PIECES);
+        prop::collection::vec(pieces, 0..24).prop_map(|pieces| pieces.concat())
+    }
+
+    fn is_inert(text: &str) -> bool {
+        !text.contains("##[")
+            && !text.contains("##vso[")
+            && text.chars().all(|c| c == '\t' || !(c.is_control() || deceives(c)))
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_live_comes_out(bytes in hostile()) {
+            let dropped = line(&bytes, Sgr::Drop);
+            prop_assert!(is_inert(&dropped), "{:?}", dropped);
+            for row in paragraph(&String::from_utf8_lossy(&bytes)).split('\n') {
+                prop_assert!(is_inert(row) && !row.trim_start().starts_with("::"), "{:?}", row);
+            }
+        }
+
+        #[test]
+        fn only_foreground_colours_come_out(bytes in hostile()) {
+            let kept = line(&bytes, Sgr::Keep);
+            let mut pieces = kept.split("\u{1b}[");
+            let mut last = "";
+            let mut text = pieces.next().unwrap_or_default().to_owned();
+            for piece in pieces {
+                let (params, rest) = piece.split_once('m').unwrap();
+                let harmless = |p: &str| p.is_empty() || foreground_only(p).as_deref() == Some(p);
+                prop_assert!(harmless(params), "{:?}", kept);
+                last = params;
+                text.push_str(rest);
+            }
+            prop_assert!(is_inert(&text.replace("##", "")), "{:?}", kept);
+            prop_assert!(matches!(last, "" | "0"), "{:?} leaves a colour on", kept);
+        }
+    }
 
     #[test]
     fn lines_without_colour() {

@@ -12,7 +12,7 @@ pub const LINE_MAX: usize = 8 * 1024;
 /// A line of output.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Line {
-    /// Since the step started.
+    /// Since the step started: when its first piece came, or the one that replaced it.
     pub at: Duration,
     /// Untrusted bytes without a newline.
     pub text: Vec<u8>,
@@ -85,6 +85,7 @@ impl LineBuffer {
             let segment = piece.iter().rposition(|&b| b == b'\r');
             if self.returned || segment.is_some() {
                 self.open.text.clear();
+                self.open.at = at;
                 self.cut = 0;
                 self.returned = false;
             }
@@ -99,6 +100,8 @@ impl LineBuffer {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn lines(chunks: &[&[u8]]) -> Vec<String> {
@@ -143,6 +146,17 @@ mod tests {
         assert_eq!((buffer.open.text.len(), ended), (LINE_MAX, 0));
         let line = buffer.end().unwrap();
         assert!(line.text.ends_with("… [4087808 bytes cut]".as_bytes()));
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_do_not_matter(text in "[ab\r\n]{0,40}", cuts in prop::collection::vec(0usize..40, 0..6)) {
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            let chunks: Vec<&[u8]> = cuts.windows(2).map(|c| &text.as_bytes()[c[0]..c[1]]).collect();
+            prop_assert_eq!(lines(&chunks), lines(&[text.as_bytes()]));
+        }
     }
 
     #[test]

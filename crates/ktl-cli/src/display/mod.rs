@@ -148,8 +148,6 @@ pub struct FailedStep {
     /// Of the vertex.
     pub digest: String,
     pub name: String,
-    /// Untrusted still, as the daemon sent it.
-    pub error: String,
     /// The last lines of its output, each with its time.
     pub log: Vec<String>,
 }
@@ -300,7 +298,6 @@ fn failed_steps(graph: &Graph) -> Vec<FailedStep> {
         .map(|step| FailedStep {
             digest: step.digest.clone(),
             name: inert::text(&step.name).into_owned(),
-            error: step.error.clone(),
             log: step
                 .tail
                 .iter()

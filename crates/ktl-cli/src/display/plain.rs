@@ -99,7 +99,8 @@ impl Plain {
         // Of equals the one that started first.
         let busiest = others.iter().rev().max_by(|a, b| speed(a.1).total_cmp(&speed(b.1)));
         let busiest = busiest.map(|(id, _)| *id);
-        let Some(current) = self.current.and_then(|id| graph.step(id)) else { return busiest };
+        let current = self.current.and_then(|id| graph.step(id)).filter(|s| !s.is_completed());
+        let Some(current) = current else { return busiest };
         let own = speed(current);
         let all: f64 = own + others.iter().map(|(_, s)| speed(s)).sum::<f64>();
         let share = if all > 0.0 { own / all } else { 0.0 };

@@ -41,7 +41,7 @@ pub struct Step {
     pub open_line: LineBuffer,
     /// All lines since the last time they were taken, if the display wants them all.
     pub pending: Vec<Line>,
-    /// Of a progress group none of whose strong members has started.
+    /// Of a progress group none of whose strong members has started; of its output only the tail is kept.
     pub hidden: bool,
     pub is_group: bool,
     /// Number in the plain display, given when it is first shown.

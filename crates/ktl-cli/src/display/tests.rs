@@ -4,6 +4,7 @@
 //! BuildKit 0.32.2 shows it with `--progress rawjson` and `--progress plain`; `live.jsonl` is the same Dockerfile built
 //! with `buildctl build --progress rawjson`.
 
+mod hostile;
 mod recorded;
 mod screen;
 
@@ -351,52 +352,6 @@ fn a_step_that_runs_twice() {
     ];
     let (text, _) = shown(Mode::Plain, &events, Outcome::Done);
     assert_eq!(text, "#1 step a\n#1 DONE 1.0s\n\n#1 step a\n#1 DONE 3.5s\n");
-}
-
-#[test]
-fn many_lines_are_few_writes() {
-    let (mut display, writes) = display(Mode::Plain, 80, 24, false);
-    display.event_at(&vertexes(vec![vertex("a", Some(0), None)]), ms(0));
-    let chunk: Vec<u8> = (0..1000).flat_map(|n| format!("line {n} of the chunk\n").into_bytes()).collect();
-    for n in 0..100 {
-        display.event_at(&log("a", n * 10, &chunk), ms(n * 10));
-    }
-    display.finish_at(Outcome::Done, ms(1000));
-    assert_eq!(writes.text().lines().filter(|l| l.contains("of the chunk")).count(), 100_000);
-    assert!(writes.count() <= 12, "{} writes", writes.count());
-}
-
-#[test]
-fn a_flood_of_lines_is_not_kept() {
-    let (mut display, writes) = display(Mode::Plain, 80, 24, false);
-    let chunk = b"0123456789abcdef\n".repeat(20_000);
-    display.event_at(&vertexes(vec![vertex("a", Some(0), None), vertex("b", Some(0), None)]), ms(0));
-    for _ in 0..20 {
-        display.event_at(&log("b", 0, &chunk), ms(1));
-        assert!(display.graph.pending_bytes() < 8 * 1024 * 1024);
-    }
-    display.finish_at(Outcome::Done, ms(1));
-    assert_eq!(writes.text().matches("0123456789abcdef").count(), 400_000);
-}
-
-#[test]
-fn a_million_steps() {
-    for (mode, completes) in [(Mode::Quiet, true), (Mode::Quiet, false), (Mode::Plain, true)] {
-        let (mut display, writes) = display(mode, 80, 24, false);
-        let (rounds, size) = if mode == Mode::Plain { (20, 1000) } else { (100, 10_000) };
-        for round in 0..rounds {
-            let step = |n: u64| vertex(&format!("{round}/{n}"), Some(n), completes.then_some(n));
-            display.event_at(&vertexes((0..size).map(step).collect()), ms(round));
-        }
-        let summary = display.finish_at(Outcome::Done, ms(1000));
-        let counts = summary.counts;
-        assert_eq!(counts.total + counts.refused, rounds * size, "{mode}");
-        assert_eq!(counts.refused == 0, completes, "{mode}");
-        assert!(display.graph.started().count() <= graph::STEPS_MAX);
-        if mode == Mode::Plain {
-            assert_eq!(writes.text().matches(" DONE ").count(), 20_000);
-        }
-    }
 }
 
 #[test]

@@ -32,7 +32,8 @@ pub fn render(source: &SourceInfo, ranges: &[SourceRange], colour: bool) -> Stri
     let end = marked.iter().map(|m| m.1).max().unwrap_or(start).min(lines.len());
     let (first, last) = with_context(start, end, lines.len());
 
-    let mut out = format!("{}:{start}\n{RULE}\n", inert::text(&inert::bounded(&source.filename, LINE_MAX)));
+    let mut out =
+        format!("{}:{start}\n{RULE}\n", inert::paragraph(&inert::bounded(&source.filename, LINE_MAX)));
     for number in (first..=last).take(LINES_MAX) {
         let meant = marked.iter().any(|m| (m.0..=m.1).contains(&number));
         let line = lines[number - 1];

@@ -48,8 +48,8 @@ fn solve_hints(solve: &SolveFailure, summary: &Summary) -> Vec<String> {
         );
     } else if let Some(entitlement) = refused_entitlement(message) {
         hints.push(format!(
-            "allow it with `--allow {entitlement}`; the builder has to allow it too (`insecure-entitlements` in \
-             buildkitd.toml, or `--allow-insecure-entitlement {entitlement}`)"
+            "the Dockerfile asks for the entitlement {entitlement}, which ktl gives to no build; take the `RUN --network` \
+             or `RUN --security` that needs it out"
         ));
     } else if let Some(id) = between(message, "secret ", ": not found").filter(|id| !id.contains(' ')) {
         hints.push(format!(
@@ -57,13 +57,21 @@ fn solve_hints(solve: &SolveFailure, summary: &Summary) -> Vec<String> {
         ));
     } else if message.contains("forwarded from the client") && message.contains("no SSH key") {
         hints.push("forward an agent or a key with `--ssh default` or `--ssh id=path`".to_owned());
-    } else if message.contains("server gave HTTP response to HTTPS client") {
+    } else if message.contains("denied by policy") || message.contains("not allowed by policy") {
+        hints.push("a source policy of this build or of the builder forbids this source".to_owned());
+    } else if message.contains("is not supported by build server") {
+        hints.push("upgrade the builder, or choose another one with `--builder`".to_owned());
+    } else if message.contains("has been disabled on the build server") {
+        hints.push("the builder's configuration has to enable this feature".to_owned());
+    } else if message.contains("server gave HTTP response to HTTPS client")
+        || message.contains("first record does not look like a TLS handshake")
+    {
         hints.push(
             "the registry speaks plain HTTP: push with `registry.insecure=true` in `--output`, and for pulls set \
              `http = true` under `[registry.\"host:port\"]` in buildkitd.toml"
                 .to_owned(),
         );
-    } else if message.contains("x509: ") || message.contains("tls: ") {
+    } else if message.contains("x509: ") {
         hints.push(
             "the builder does not trust the registry's certificate: name its CA under `[registry.\"host:port\"]` in \
              buildkitd.toml (`ca = [\"…\"]`)"
@@ -90,23 +98,17 @@ fn solve_hints(solve: &SolveFailure, summary: &Summary) -> Vec<String> {
         ));
     } else if message.contains("exporter \"") && message.ends_with("could not be found") {
         hints.push("this builder does not have this output type".to_owned());
-    } else if message.contains("exec format error") {
-        hints.push(
-            "the step's program is for another platform: install emulators on the builder's host (binfmt_misc), or \
-             cross-compile from $BUILDPLATFORM"
-                .to_owned(),
-        );
     }
     if full(solve, summary) {
         hints.push(
-            "a disk is full: on the builder's, `buildctl prune` or `docker buildx prune` frees the cache"
+            "a disk is full: the builder's, whose cache `docker buildx prune` or `buildctl prune` frees, or the output's"
                 .to_owned(),
         );
     }
     if solve.exit_code == Some(137) || message.ends_with("exit code: 137") {
         hints.push("exit code 137 means the step was killed, most often for want of memory".to_owned());
     }
-    if said(summary, "exec format error") && hints.is_empty() {
+    if solve.message.contains("exec format error") || said(summary, "exec format error") {
         hints.push(
             "the step's program is for another platform: install emulators on the builder's host (binfmt_misc), or \
              cross-compile from $BUILDPLATFORM"

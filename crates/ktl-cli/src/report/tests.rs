@@ -65,6 +65,23 @@ fn a_failed_run() {
 }
 
 #[test]
+fn of_several_failed_steps_the_named_one_is_quoted() {
+    let step = |digest: &str, log: &[&str]| FailedStep {
+        digest: digest.to_owned(),
+        name: format!("step {digest}"),
+        log: log.iter().map(|l| (*l).to_owned()).collect(),
+    };
+    let failed = vec![step("a", &["0.1 from a"]), step("b", &["0.1 from b"]), step("c", &[])];
+    let summary = Summary { failed, ..Summary::default() };
+    for (vertex, want) in [(None, "ab"), (Some("b"), "b"), (Some("c"), "ab"), (Some("?"), "ab")] {
+        let text = report(SolveFailure { vertex: vertex.map(str::to_owned), ..solve("no") }, &summary);
+        let quoted: String = text.lines().filter_map(|l| l.strip_prefix("0.1 from ")).collect();
+        assert_eq!(quoted, want, "{vertex:?}");
+        assert!(!text.contains("step c"), "{text}");
+    }
+}
+
+#[test]
 fn a_missing_file() {
     let failure = SolveFailure {
         sources: vec![source("FROM scratch\nCOPY missing.txt /x\n", (2, 2))],
@@ -155,9 +172,10 @@ fn excerpts() {
         excerpt::render(&info, &ranges, false).ends_with("     | … 960 more lines\n--------------------\n")
     );
     let (mut info, ranges) = source("::error::x\n##[group]\x1b[2J", (1, 2));
-    info.filename = "\x1b]0;x\x07".into();
-    let quoted = excerpt::render(&info, &ranges, true);
-    assert!(quoted.contains(" |     # #[group]␛[2J") || quoted.contains(">>> # #[group]␛[2J"), "{quoted}");
+    info.filename = "::add-mask::\x1b]0;x\x07".into();
+    let quoted = excerpt::render(&info, &ranges, false);
+    assert!(quoted.starts_with("| ::add-mask::␛]0;x␇:1\n"), "{quoted}");
+    assert!(quoted.contains("   2 | >>> # #[group]␛[2J\n"), "{quoted}");
 }
 
 #[test]
@@ -165,8 +183,8 @@ fn hints_for_known_messages() {
     let resolve = "x: failed to resolve source metadata for docker.io/library/x:latest: ";
     for (message, want) in [
         ("failed to read dockerfile: open Nope: no such file or directory".to_owned(), "--file"),
-        ("failed to load LLB: security.insecure is not allowed".to_owned(), "--allow security.insecure"),
-        ("failed to load LLB: network.host is not allowed".to_owned(), "--allow network.host"),
+        ("failed to load LLB: security.insecure is not allowed".to_owned(), "entitlement security.insecure"),
+        ("failed to load LLB: network.host is not allowed".to_owned(), "entitlement network.host"),
         ("secret tok: not found".to_owned(), "--secret id=tok,src"),
         ("no SSH key \"\" forwarded from the client".to_owned(), "--ssh default"),
         (
@@ -198,6 +216,23 @@ fn hints_for_known_messages() {
             "failed to push r.example/b: failed to do request: Head \"https://r.example/v2/b/blobs/sha256:e7\": tls: failed to verify certificate: x509: certificate signed by unknown authority".to_owned(),
             "ca = [",
         ),
+        (
+            format!("{resolve}failed to do request: Head \"https://127.0.0.1:5999/v2/x/manifests/latest\": tls: first record does not look like a TLS handshake"),
+            "http = true",
+        ),
+        (
+            format!("{resolve}could not resolve image due to policy: source \"docker-image://docker.io/library/x:latest\" denied by policy: source denied by policy"),
+            "source policy",
+        ),
+        (
+            "failed to load LLB: requested feature exec.mount.ssh (SSH) is not supported by build server, please update buildkit".to_owned(),
+            "upgrade the builder",
+        ),
+        ("error from receiver: write out/bin/sh: no space left on device".to_owned(), "disk is full"),
+        (
+            "ResourceExhausted: failed to copy to tar: rpc error: code = ResourceExhausted desc = write out/x.tar: no space left on device".to_owned(),
+            "prune",
+        ),
         ("exporter \"nope\" could not be found".to_owned(), "output type"),
         ("failed to copy: write /var/lib/buildkit/x: no space left on device".to_owned(), "prune"),
         ("process \"/bin/sh -c x\" did not complete successfully: exit code: 137".to_owned(), "memory"),
@@ -223,7 +258,7 @@ fn hints_from_what_a_step_said() {
             "exec form",
         ),
         ("0.046 dd: error writing '/t/x': No space left on device", "disk is full"),
-        ("0.060 exec /bin/sh: exec format error", "binfmt_misc"),
+        ("0.052 exec /bin/sh: exec format error", "binfmt_misc"),
     ] {
         let failure = solve("process \"/bin/sh -c x\" did not complete successfully: exit code: 1");
         let hints = hint::of(&BuildError::Solve(Box::new(failure)), &failed("[2/2] RUN x", &[line], true));

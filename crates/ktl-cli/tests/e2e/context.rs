@@ -74,7 +74,9 @@ fn files_of_others_are_built_for_root_though_the_guest_is_nobody() {
         return;
     }
     let world = World::with_dockerfile(COPY_ALL);
-    for (name, uid, mode) in [("roots", 0, 0o600), ("somebodys", 1234, 0o600), ("dir/inner", 4321, 0o400), ("open", 77, 0o644)] {
+    for (name, uid, mode) in
+        [("roots", 0, 0o600), ("somebodys", 1234, 0o600), ("dir/inner", 4321, 0o400), ("open", 77, 0o644)]
+    {
         let path = world.write(&format!("ctx/{name}"), name);
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         chown(&path, Some(uid), Some(uid)).unwrap();
@@ -103,7 +105,11 @@ fn a_context_on_a_file_system_without_id_mapping() {
         world.path("upper").display(),
         world.path("work").display()
     );
-    let mounted = Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(world.path("merged")).status().unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "overlay", "overlay", "-o", &options])
+        .arg(world.path("merged"))
+        .status()
+        .unwrap();
     if !mounted.success() {
         eprintln!("skipped: no overlay file system here");
         return;
@@ -143,7 +149,10 @@ fn fifty_thousand_files_and_a_sparse_giant_stay_out_of_memory() {
     for extra in [None, Some("--sandbox=off")] {
         let mut command = Command::new("/usr/bin/env");
         let ktl = world.command();
-        command.env_clear().envs(ktl.get_envs().filter_map(|(key, value)| Some((key, value?)))).current_dir(world.path("."));
+        command
+            .env_clear()
+            .envs(ktl.get_envs().filter_map(|(key, value)| Some((key, value?))))
+            .current_dir(world.path("."));
         command.args([env!("CARGO_BIN_EXE_ktl"), "build", "ctx", "--progress", "plain"]).args(extra);
         let mut child = command.spawn().unwrap();
         let peak = peak_rss(&mut child);
@@ -217,7 +226,11 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let kind = fs::symlink_metadata(&path).unwrap().file_type();
-        if kind.is_dir() { files.extend(walk(&path)) } else if kind.is_file() { files.push(path) }
+        if kind.is_dir() {
+            files.extend(walk(&path))
+        } else if kind.is_file() {
+            files.push(path)
+        }
     }
     files
 }

@@ -39,7 +39,11 @@ fn a_base_image_that_is_not_there() {
 
 #[test]
 fn a_dockerfile_that_makes_no_sense() {
-    World::with_dockerfile("FROM scratch\nRUNN x\n").build(&[]).ends_with(1).says("RUNN").says("Dockerfile:2");
+    World::with_dockerfile("FROM scratch\nRUNN x\n")
+        .build(&[])
+        .ends_with(1)
+        .says("RUNN")
+        .says("Dockerfile:2");
 }
 
 #[test]
@@ -55,7 +59,7 @@ fn usage_errors_tell_what_and_why() {
         (&["build", "ctx", "-o", "type=local"], "dest"),
         (&["build", "ctx", "--push"], "-t REGISTRY/NAME:TAG"),
         (&["build", "ctx", "--push", "--load", "-t", "x"], "--push and --load"),
-        (&["build", "ctx", "--platform", "linux"], "--platform"),
+        (&["build", "ctx", "--platform", "nonsense"], "--platform"),
         (&["build", "ctx", "--secret", "src=x"], "--secret"),
         (&["build", "ctx", "--secret", "id=x,src=none"], "none"),
         (&["build", "ctx", "--secret", "id=x,env=NOT_SET"], "NOT_SET"),
@@ -84,7 +88,11 @@ fn usage_errors_tell_what_and_why() {
 fn builders_that_do_not_answer() {
     let world = World::with_dockerfile("FROM scratch\n");
     let missing = world.path("none.sock");
-    world.build(&["--builder", &format!("unix://{}", missing.display())]).ends_with(3).says("none.sock").says("buildkitd");
+    world
+        .build(&["--builder", &format!("unix://{}", missing.display())])
+        .ends_with(3)
+        .says("none.sock")
+        .says("buildkitd");
     let dead = world.path("dead.sock");
     drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
     world.build(&["--builder", &format!("unix://{}", dead.display())]).ends_with(3).says("nothing listens");
@@ -114,8 +122,18 @@ fn the_search_says_what_to_start() {
         eprintln!("skipped: this machine has a builder of its own");
         return;
     }
-    let ran = world.run(world.command().env_remove("KTL_BUILDER").env("XDG_RUNTIME_DIR", world.path("home")).args(["build", "ctx", "-v"]));
-    ran.ends_with(3).says("found no builder").says("/run/buildkit/buildkitd.sock").says("home/buildkit/buildkitd.sock").says("--builder");
+    let ran = world.run(
+        world
+            .command()
+            .env_remove("KTL_BUILDER")
+            .env("XDG_RUNTIME_DIR", world.path("home"))
+            .args(["build", "ctx", "-v"]),
+    );
+    ran.ends_with(3)
+        .says("found no builder")
+        .says("/run/buildkit/buildkitd.sock")
+        .says("home/buildkit/buildkitd.sock")
+        .says("--builder");
 }
 
 #[test]

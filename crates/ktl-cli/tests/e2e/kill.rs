@@ -25,14 +25,19 @@ struct Running {
 impl Running {
     fn start(args: &[&str], configure: impl FnOnce(&mut std::process::Command)) -> Running {
         let marker = format!("{:?}", Instant::now());
-        let world = World::with_dockerfile(&format!("FROM BUSYBOX\nRUN echo the-step-runs {marker:?}; sleep 300\n"));
+        let world =
+            World::with_dockerfile(&format!("FROM BUSYBOX\nRUN echo the-step-runs {marker:?}; sleep 300\n"));
         let mut command = world.command();
-        command.args(["build", "ctx", "--progress", "plain", "-o", "out", "-o", "type=tar,dest=out.tar"]).args(args);
+        command
+            .args(["build", "ctx", "--progress", "plain", "-o", "out", "-o", "type=tar,dest=out.tar"])
+            .args(args);
         configure(&mut command);
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        std::thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
         let mut running = Running { world, child, lines };
         running.wait_for("the-step-runs");
         running
@@ -116,7 +121,9 @@ fn interrupt_and_terminate_cancel() {
 #[test]
 fn a_terminal_that_interrupts_the_whole_group_cancels_once() {
     use std::os::unix::process::CommandExt;
-    let running = Running::start(&[], |command| drop(command.process_group(0)));
+    let running = Running::start(&[], |command| {
+        command.process_group(0);
+    });
     let family = running.family();
     nix::sys::signal::killpg(running.pid(), Signal::SIGINT).unwrap();
     let (code, text) = running.end(&family);
@@ -162,7 +169,9 @@ fn a_killed_builder_is_told_as_lost() {
         };
         let daemon = xtask::parts::Buildkitd::start(&scratch.join("d"), &options).unwrap();
         let address = daemon.address();
-        let running = Running::start(args, |command| drop(command.env("KTL_BUILDER", address)));
+        let running = Running::start(args, |command| {
+            command.env("KTL_BUILDER", address);
+        });
         let family = running.family();
         daemon.kill().unwrap();
         let (code, text) = running.end(&family);

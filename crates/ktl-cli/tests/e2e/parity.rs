@@ -38,13 +38,20 @@ fn world() -> World {
 fn images_have_the_same_digest() {
     let world = world();
     let attrs = "type=oci,name=docker.io/library/same:1,rewrite-timestamp=true";
-    buildctl(&world, &["--opt", "build-arg:SOURCE_DATE_EPOCH=1700000000", "--output", &format!("{attrs},dest=theirs.oci")]);
+    buildctl(
+        &world,
+        &["--opt", "build-arg:SOURCE_DATE_EPOCH=1700000000", "--output", &format!("{attrs},dest=theirs.oci")],
+    );
     for (name, extra) in [("jailed.oci", None), ("unjailed.oci", Some("--sandbox=off"))] {
         let mut command = world.command();
-        command.env("SOURCE_DATE_EPOCH", "1700000000").args(["build", "ctx", "-o", &format!("{attrs},dest={name}")]).args(extra);
+        command
+            .env("SOURCE_DATE_EPOCH", "1700000000")
+            .args(["build", "ctx", "-o", &format!("{attrs},dest={name}")])
+            .args(extra);
         world.run(&mut command).ok();
         let index = |name: &str| {
-            let tar = Command::new("tar").args(["-xOf"]).arg(world.path(name)).arg("index.json").output().unwrap();
+            let tar =
+                Command::new("tar").args(["-xOf"]).arg(world.path(name)).arg("index.json").output().unwrap();
             let index: serde_json::Value = serde_json::from_slice(&tar.stdout).unwrap();
             index["manifests"][0]["digest"].as_str().unwrap().to_owned()
         };
@@ -72,7 +79,12 @@ fn tree(root: &Path) -> Vec<String> {
     lines
 }
 
-fn walk(root: &Path, dir: &Path, inodes: &mut std::collections::BTreeMap<u64, String>, lines: &mut Vec<String>) {
+fn walk(
+    root: &Path,
+    dir: &Path,
+    inodes: &mut std::collections::BTreeMap<u64, String>,
+    lines: &mut Vec<String>,
+) {
     let mut entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
     for path in entries {
@@ -80,13 +92,22 @@ fn walk(root: &Path, dir: &Path, inodes: &mut std::collections::BTreeMap<u64, St
         let name = path.strip_prefix(root).unwrap().display().to_string();
         let first = inodes.entry(meta.ino()).or_insert_with(|| name.clone()).clone();
         let content = if meta.is_file() {
-            format!("{} bytes, sum {}", meta.len(), fs::read(&path).unwrap().iter().map(|byte| u64::from(*byte)).sum::<u64>())
+            format!(
+                "{} bytes, sum {}",
+                meta.len(),
+                fs::read(&path).unwrap().iter().map(|byte| u64::from(*byte)).sum::<u64>()
+            )
         } else if meta.is_symlink() {
             format!("-> {}", fs::read_link(&path).unwrap().display())
         } else {
             String::new()
         };
-        let xattrs = Command::new("getfattr").args(["-hd", "-m", "-"]).arg(&path).output().map(|got| got.stdout).unwrap_or_default();
+        let xattrs = Command::new("getfattr")
+            .args(["-hd", "-m", "-"])
+            .arg(&path)
+            .output()
+            .map(|got| got.stdout)
+            .unwrap_or_default();
         let xattrs = String::from_utf8_lossy(&xattrs).lines().skip(1).collect::<Vec<_>>().join(" ");
         lines.push(format!(
             "{name} {:o} {}:{} {}.{:09} nlink {} first {first} {content} {xattrs}",

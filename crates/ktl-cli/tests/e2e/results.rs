@@ -127,8 +127,12 @@ fn words_that_name_progress_styles() {
 #[test]
 fn raw_json_is_one_object_a_line() {
     let ran = hello().build(&["--progress", "rawjson", "--no-cache"]).ok();
-    let objects: Vec<serde_json::Value> =
-        ran.stderr.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let objects: Vec<serde_json::Value> = ran
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert!(objects.iter().any(|object| object["vertexes"].is_array()), "{}", ran.stderr);
 }
 
@@ -141,7 +145,18 @@ fn build_flags_reach_the_frontend() {
         world
             .command()
             .env("B", "of-the-environment")
-            .args(["build", "ctx", "--target", "picked", "--build-arg", "A=given", "--build-arg", "B", "-o", "out"])
+            .args([
+                "build",
+                "ctx",
+                "--target",
+                "picked",
+                "--build-arg",
+                "A=given",
+                "--build-arg",
+                "B",
+                "-o",
+                "out",
+            ])
             .args(["--label", "l=v", "--platform", "linux/amd64", "--no-cache", "--pull"]),
     );
     ran.ok();
@@ -177,7 +192,9 @@ fn a_failed_build_leaves_the_old_output() {
     let world = World::with_dockerfile("FROM BUSYBOX\nRUN false\n");
     world.write("out.tar", "old");
     world.write("dir/old", "old");
-    world.build(&["-o", "type=tar,dest=out.tar", "-o", "dir", "--metadata-file", "m", "--iidfile", "i"]).ends_with(1);
+    world
+        .build(&["-o", "type=tar,dest=out.tar", "-o", "dir", "--metadata-file", "m", "--iidfile", "i"])
+        .ends_with(1);
     assert_eq!(world.read("out.tar"), "old");
     assert_eq!(world.names(), ["ctx", "dir", "home", "out.tar"]);
 }

@@ -30,7 +30,11 @@ fn builds_jailed_and_owns_what_he_gets() {
     for dir in ["w", "w/home", "w/ctx"] {
         fs::create_dir(base.path().join(dir)).unwrap();
     }
-    fs::write(world.join("ctx/Dockerfile"), format!("FROM {}\nRUN echo x > /made\nCOPY mine /\n", PARTS.busybox)).unwrap();
+    fs::write(
+        world.join("ctx/Dockerfile"),
+        format!("FROM {}\nRUN echo x > /made\nCOPY mine /\n", PARTS.busybox),
+    )
+    .unwrap();
     fs::write(world.join("ctx/mine"), "mine").unwrap();
     fs::set_permissions(world.join("ctx/mine"), fs::Permissions::from_mode(0o600)).unwrap();
     for name in ["", "home", "ctx", "ctx/Dockerfile", "ctx/mine"] {
@@ -40,20 +44,29 @@ fn builds_jailed_and_owns_what_he_gets() {
     fs::copy(env!("CARGO_BIN_EXE_ktl"), &ktl).unwrap();
 
     let run = |args: &[&str]| {
-        let mut command = World::new().command();
+        let command = World::new().command();
         let nsjail = xtask::tools::nsjail().unwrap();
         let mut own = std::process::Command::new(&ktl);
         own.env_clear().envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
-        own.env("HOME", world.join("home")).env("KTL_BUILDER", daemon.address()).env("KTL_SANDBOX_BIN", readable(&nsjail, base.path()));
+        own.env("HOME", world.join("home"))
+            .env("KTL_BUILDER", daemon.address())
+            .env("KTL_SANDBOX_BIN", readable(&nsjail, base.path()));
         own.args(["build", "ctx"]).args(args).current_dir(&world).uid(UID).gid(UID);
-        drop(command.output());
         crate::ktl::Ran::of(own.output().unwrap())
     };
-    run(&["-v", "-o", "out", "--sandbox-probe-path", "/etc/shadow", "--sandbox-probe-path", "/workspace/mine"])
-        .ok()
-        .says("[probe] /etc/shadow: hidden")
-        .says("[probe] /workspace/mine: VISIBLE (file, readable)")
-        .says("[sandbox] proof: ");
+    run(&[
+        "-v",
+        "-o",
+        "out",
+        "--sandbox-probe-path",
+        "/etc/shadow",
+        "--sandbox-probe-path",
+        "/workspace/mine",
+    ])
+    .ok()
+    .says("[probe] /etc/shadow: hidden")
+    .says("[probe] /workspace/mine: VISIBLE (file, readable)")
+    .says("[sandbox] proof: ");
     assert_eq!(fs::read_to_string(world.join("out/made")).unwrap(), "x\n");
     assert_eq!(fs::symlink_metadata(world.join("out/made")).unwrap().uid(), UID);
 
@@ -63,16 +76,20 @@ fn builds_jailed_and_owns_what_he_gets() {
     run(&["-o", "out"]).ok();
 }
 
-/// A copy of nsjail, with the libraries beside it, that everybody may run.
+/// A copy of nsjail, with the libraries that lie beside its package, that everybody may run.
 fn readable(nsjail: &std::path::Path, base: &std::path::Path) -> std::path::PathBuf {
     let real = nsjail.canonicalize().unwrap();
-    let (bin, root) = (real.parent().unwrap(), real.parent().unwrap().parent().unwrap());
+    let Some(package) = real.ancestors().nth(3).filter(|dir| dir.join("nsjail/bin/nsjail") == real) else {
+        return real;
+    };
     let copy = base.join("nsjail");
     if !copy.exists() {
-        let status = std::process::Command::new("cp").arg("-rL").arg(root).arg(&copy).status().unwrap();
-        assert!(status.success());
-        let status = std::process::Command::new("chmod").args(["-R", "a+rX"]).arg(&copy).status().unwrap();
-        assert!(status.success());
+        for (program, args) in [
+            ("cp", ["-rL", package.to_str().unwrap(), copy.to_str().unwrap()]),
+            ("chmod", ["-R", "a+rX", copy.to_str().unwrap()]),
+        ] {
+            assert!(std::process::Command::new(program).args(args).status().unwrap().success());
+        }
     }
-    copy.join(bin.file_name().unwrap()).join(real.file_name().unwrap())
+    copy.join("nsjail/bin/nsjail")
 }

@@ -34,9 +34,7 @@ pub(super) fn settle(
     let asked = extents(map, own);
     let settled = if caller.is_root() {
         match &asked {
-            Some(asked) if !asked.is_empty() && asked.iter().all(|e| harmless(*e, outer)) => {
-                asked.clone()
-            }
+            Some(asked) if !asked.is_empty() && asked.iter().all(|e| harmless(*e, outer)) => asked.clone(),
             _ => vec![Extent {
                 inside: INSIDE,
                 outside: per_run_id(caller.pid, outer).ok_or(JailError::NoFreeId { field })?,
@@ -44,15 +42,8 @@ pub(super) fn settle(
             }],
         }
     } else {
-        let inside = asked
-            .as_ref()
-            .and_then(|asked| asked.first())
-            .map_or(own, |first| first.inside);
-        vec![Extent {
-            inside,
-            outside: own,
-            count: 1,
-        }]
+        let inside = asked.as_ref().and_then(|asked| asked.first()).map_or(own, |first| first.inside);
+        vec![Extent { inside, outside: own, count: 1 }]
     };
     if !map.is_empty() && asked.as_ref() != Some(&settled) {
         let why = if caller.is_root() {
@@ -98,20 +89,15 @@ fn harmless(extent: Extent, outer: &[Extent]) -> bool {
         return false;
     };
     extent.outside > 0
-        && outer.iter().any(|o| {
-            extent.outside >= o.inside
-                && u64::from(end) <= u64::from(o.inside) + u64::from(o.count)
-        })
+        && outer
+            .iter()
+            .any(|o| extent.outside >= o.inside && u64::from(end) <= u64::from(o.inside) + u64::from(o.count))
 }
 
 /// An id for this run. With all ids at hand it is [`BASE`] plus the low bits of the process id, so two runs at one
 /// time differ; in a container it is high in the largest extent.
 fn per_run_id(pid: u32, outer: &[Extent]) -> Option<u32> {
-    let wanted = Extent {
-        inside: 0,
-        outside: BASE + (pid & 0x3f_ffff),
-        count: 1,
-    };
+    let wanted = Extent { inside: 0, outside: BASE + (pid & 0x3f_ffff), count: 1 };
     if harmless(wanted, outer) {
         return Some(wanted.outside);
     }
@@ -160,11 +146,7 @@ mod tests {
             (vec![map("0", "0x7", 1)], &free, true),
             (vec![map("0", "4294967295", 2)], &free, true),
             (vec![map("0", "100000", 0)], "0:100000:1", false),
-            (
-                vec![map("0", "100000", 1), map("1", "100001", 9)],
-                "0:100000:1 1:100001:9",
-                false,
-            ),
+            (vec![map("0", "100000", 1), map("1", "100001", 9)], "0:100000:1 1:100001:9", false),
             (vec![map("0", "100000", 1), map("1", "0", 1)], &free, true),
         ] {
             let mut corrections = Vec::new();
@@ -190,12 +172,22 @@ mod tests {
     }
 
     #[test]
+    fn root_of_one_foreign_id_counts_as_that_user() {
+        let mut alone = caller(0);
+        let only = Extent { inside: 0, outside: 1000, count: 1 };
+        (alone.uid_map, alone.gid_map) = (vec![only], vec![only]);
+        assert!(!alone.is_root());
+        let got = settle(Which::Uid, &mut Vec::new(), &alone, &mut Vec::new()).unwrap();
+        assert_eq!(show_extents(&got), "0:0:1");
+        alone.uid_map[0].outside = 0;
+        assert!(alone.is_root());
+        let refused = settle(Which::Uid, &mut Vec::new(), &alone, &mut Vec::new());
+        assert!(matches!(refused, Err(JailError::NoFreeId { field: "uidmap" })));
+    }
+
+    #[test]
     fn containers_give_what_they_have() {
-        let extent = |inside, outside, count| Extent {
-            inside,
-            outside,
-            count,
-        };
+        let extent = |inside, outside, count| Extent { inside, outside, count };
         let rootless = [extent(0, 1000, 1), extent(1, 100_000, 65_535)];
         let id = per_run_id(4242, &rootless).unwrap();
         assert!((60_000..=65_535).contains(&id) && id != OVERFLOW, "{id}");

@@ -53,6 +53,7 @@ pub(super) fn settle(
     config: &mut NsJailConfig,
     overrides: &Overrides,
     caller: &Caller,
+    staging: bool,
     corrections: &mut Vec<Correction>,
 ) -> Result<Tree, JailError> {
     let mut policy = std::mem::take(&mut config.mount);
@@ -82,7 +83,7 @@ pub(super) fn settle(
         entries.push(file_system("mount_proc".to_owned(), "/proc", "proc", ""));
     }
     for (bind, dst) in overrides.binds.iter().zip(dsts) {
-        entries.extend(override_entries(bind, dst, caller)?);
+        entries.extend(override_entries(bind, dst, caller, staging)?);
     }
     if entries.len() > MAX_MOUNTS {
         return Err(JailError::refused("mount", "has more than 1024 entries"));
@@ -90,7 +91,7 @@ pub(super) fn settle(
     for index in 0..entries.len() {
         check_place(&entries[..index], &entries[index])?;
     }
-    Ok(finish(config, entries, caller.is_root()))
+    Ok(finish(config, entries))
 }
 
 /// Checks one entry of the policy; yields none when it is left out, several for `/dev`.
@@ -163,17 +164,24 @@ fn settle_point(
         return Ok(minimal_dev(&field, &point.dst));
     }
     if real == Path::new("/proc") {
-        corrections.push(Correction::new(&field, "the host's /proc", "the guest's own", "host processes would show"));
+        corrections.push(Correction::new(
+            &field,
+            "the host's /proc",
+            "the guest's own",
+            "host processes would show",
+        ));
         return Ok(vec![file_system(field, &point.dst, "proc", "")]);
     }
     if real.starts_with("/proc") || real.starts_with("/sys") {
         return leave_out("is kernel state of the host");
     }
     if metadata.file_type().is_socket() {
-        return leave_out("is a socket; read-only does not stop a connection, and the builder's comes as a descriptor");
+        return leave_out(
+            "is a socket; read-only does not stop a connection, and the builder's comes as a descriptor",
+        );
     }
     if ["/run", "/var", "/home", "/root"].iter().any(|dir| real == Path::new(dir))
-        || real.parent() == Some(Path::new("/home"))
+        || ["/home", "/var/home"].iter().any(|dir| real.parent() == Some(Path::new(dir)))
     {
         return leave_out("holds daemon sockets, or a home with keys and credentials");
     }
@@ -219,8 +227,13 @@ fn minimal_dev(field: &str, dst: &str) -> Vec<Entry> {
     entries
 }
 
-/// An override, and for a plain user the submounts of a read-only one: nsjail's read-only is for the top only.
-fn override_entries(bind: &Bind, dst: String, caller: &Caller) -> Result<Vec<Entry>, JailError> {
+/// An override, and without staging the submounts of a read-only one: nsjail's read-only is for the top only.
+fn override_entries(
+    bind: &Bind,
+    dst: String,
+    caller: &Caller,
+    staging: bool,
+) -> Result<Vec<Entry>, JailError> {
     let failed = |source| JailError::Source { field: "bind".to_owned(), path: bind.src.clone(), source };
     if !bind.src.is_absolute() {
         return Err(JailError::refused("bind", "the source must be an absolute path"));
@@ -240,7 +253,7 @@ fn override_entries(bind: &Bind, dst: String, caller: &Caller) -> Result<Vec<Ent
         idmap: bind.idmap,
     };
     let mut entries = vec![entry(bind.src.clone(), dst.clone(), metadata)];
-    if !bind.rw && bind.is_dir && !caller.is_root() {
+    if !bind.rw && bind.is_dir && !staging {
         let top = fs::canonicalize(&bind.src).map_err(failed)?;
         for point in &caller.mount_points {
             let point = Path::new(OsStr::from_bytes(point));
@@ -248,7 +261,10 @@ fn override_entries(bind: &Bind, dst: String, caller: &Caller) -> Result<Vec<Ent
                 continue;
             };
             let Some(below) = below.to_str() else {
-                return Err(JailError::refused("bind", "a mount below the source has a name that is not UTF-8"));
+                return Err(JailError::refused(
+                    "bind",
+                    "a mount below the source has a name that is not UTF-8",
+                ));
             };
             if let Ok(metadata) = fs::metadata(point) {
                 entries.push(entry(point.to_owned(), format!("{dst}/{below}"), metadata));
@@ -285,7 +301,10 @@ fn check_place(before: &[Entry], entry: &Entry) -> Result<(), JailError> {
     let want_dir = entry.source.as_ref().map_or(entry.point.src_content().is_empty(), |(_, m)| m.is_dir());
     let found = metadata.is_dir() && place_exists(host, below, want_dir);
     if !found {
-        return refused(format!("{dst} does not exist in the host's {} and would be created there", host.display()));
+        return refused(format!(
+            "{dst} does not exist in the host's {} and would be created there",
+            host.display()
+        ));
     }
     Ok(())
 }
@@ -303,7 +322,7 @@ fn place_exists(dir: &Path, below: &str, want_dir: bool) -> bool {
     open().unwrap_or(false)
 }
 
-fn finish(config: &mut NsJailConfig, entries: Vec<Entry>, by_root: bool) -> Tree {
+fn finish(config: &mut NsJailConfig, entries: Vec<Entry>) -> Tree {
     let mut tree = Tree::default();
     for (index, mut entry) in entries.into_iter().enumerate() {
         let point = &mut entry.point;
@@ -327,7 +346,7 @@ fn finish(config: &mut NsJailConfig, entries: Vec<Entry>, by_root: bool) -> Tree
                 src,
                 dst: point.dst.clone(),
                 rw: point.rw(),
-                idmap: entry.idmap && by_root,
+                idmap: entry.idmap,
                 device: kind.is_char_device() || kind.is_block_device(),
                 is_dir: metadata.is_dir(),
                 owner: HostIds { uid: metadata.uid(), gid: metadata.gid() },
@@ -377,7 +396,9 @@ pub(super) fn guest_path(field: &str, path: &Path) -> Result<String, JailError> 
                 clean.push_str(name.to_str().unwrap_or_default());
             }
             Component::ParentDir => {
-                return Err(refused(&format!("{text:?} has \"..\" in it, which nsjail would follow on the host")));
+                return Err(refused(&format!(
+                    "{text:?} has \"..\" in it, which nsjail would follow on the host"
+                )));
             }
             _ => {}
         }

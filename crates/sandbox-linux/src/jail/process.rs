@@ -23,10 +23,22 @@ pub(super) fn settle(
     }
     config.mode = Some(Mode::Once.into());
     for (field, value, why) in [
-        ("clone_newuser", &mut config.clone_newuser, "the guest's id would be the caller's, with all it may do"),
-        ("clone_newns", &mut config.clone_newns, "nsjail would ignore every mount and leave the host's files in sight"),
+        (
+            "clone_newuser",
+            &mut config.clone_newuser,
+            "the guest's id would be the caller's, with all it may do",
+        ),
+        (
+            "clone_newns",
+            &mut config.clone_newns,
+            "nsjail would ignore every mount and leave the host's files in sight",
+        ),
         ("clone_newpid", &mut config.clone_newpid, "the guest could signal and inspect host processes"),
-        ("clone_newipc", &mut config.clone_newipc, "the guest could reach the host's System V IPC and message queues"),
+        (
+            "clone_newipc",
+            &mut config.clone_newipc,
+            "the guest could reach the host's System V IPC and message queues",
+        ),
         ("clone_newuts", &mut config.clone_newuts, "the host's name would show"),
         ("clone_newcgroup", &mut config.clone_newcgroup, "the host's control groups would show"),
     ] {
@@ -38,20 +50,36 @@ pub(super) fn settle(
     for (field, value, why) in [
         ("keep_env", &mut config.keep_env, "the environment is an allow-list"),
         ("keep_caps", &mut config.keep_caps, "the guest needs no capability"),
-        ("disable_no_new_privs", &mut config.disable_no_new_privs, "the guest may not gain privileges by exec"),
+        (
+            "disable_no_new_privs",
+            &mut config.disable_no_new_privs,
+            "the guest may not gain privileges by exec",
+        ),
         ("no_pivotroot", &mut config.no_pivotroot, "the host's root would stay mounted behind the guest's"),
         ("skip_setsid", &mut config.skip_setsid, "the guest could type into the caller's terminal"),
-        ("forward_signals", &mut config.forward_signals, "nsjail hangs on a guest without handlers; ktl stops it by itself"),
+        (
+            "forward_signals",
+            &mut config.forward_signals,
+            "nsjail hangs on a guest without handlers; ktl stops it by itself",
+        ),
         ("disable_tsc", &mut config.disable_tsc, "the guest's clock reads the counter"),
         ("silent", &mut config.silent, "the guest prints the build's progress"),
         ("stderr_to_null", &mut config.stderr_to_null, "the guest prints the build's progress"),
         ("seccomp_unotify", &mut config.seccomp_unotify, "it only records, and slows the start"),
         ("clone_newtime", &mut config.clone_newtime, "nsjail supports it in EXECVE mode only"),
-        ("persona_addr_compat_layout", &mut config.persona_addr_compat_layout, "it weakens address randomisation"),
+        (
+            "persona_addr_compat_layout",
+            &mut config.persona_addr_compat_layout,
+            "it weakens address randomisation",
+        ),
         ("persona_mmap_page_zero", &mut config.persona_mmap_page_zero, "it makes null pointers usable"),
         ("persona_read_implies_exec", &mut config.persona_read_implies_exec, "it makes data executable"),
         ("persona_addr_limit_3gb", &mut config.persona_addr_limit_3gb, "it weakens address randomisation"),
-        ("persona_addr_no_randomize", &mut config.persona_addr_no_randomize, "it turns address randomisation off"),
+        (
+            "persona_addr_no_randomize",
+            &mut config.persona_addr_no_randomize,
+            "it turns address randomisation off",
+        ),
     ] {
         if *value == Some(true) {
             correct(field, "true", "false", why);
@@ -71,7 +99,12 @@ pub(super) fn settle(
         correct("exec_bin", &exe.path, "ktl's own program", "the jail is for the build client");
     }
     if config.log_fd.take().is_some() | config.log_file.take().is_some() {
-        correct("log_fd, log_file", "set", "a pipe to ktl", "the log tells a jail failure from a build failure");
+        correct(
+            "log_fd, log_file",
+            "set",
+            "a pipe to ktl",
+            "the log tells a jail failure from a build failure",
+        );
     }
     config.log_level = None;
     config.seccomp_unotify_report = None;
@@ -95,7 +128,9 @@ pub(super) fn settle(
 fn refuse(config: &NsJailConfig) -> Result<(), JailError> {
     let refused = |field: &'static str, why: &'static str| Err(JailError::refused(field, why));
     match config.mode() {
-        Mode::Listen => return refused("mode", "LISTEN starts a jail per network connection; a build is run ONCE"),
+        Mode::Listen => {
+            return refused("mode", "LISTEN starts a jail per network connection; a build is run ONCE");
+        }
         Mode::Rerun => return refused("mode", "RERUN starts over for ever; a build is run ONCE"),
         Mode::Once | Mode::Execve => {}
     }
@@ -108,23 +143,26 @@ fn refuse(config: &NsJailConfig) -> Result<(), JailError> {
     Ok(())
 }
 
-fn settle_seccomp(
-    config: &mut NsJailConfig,
-    corrections: &mut Vec<Correction>,
-) -> Result<(), JailError> {
+fn settle_seccomp(config: &mut NsJailConfig, corrections: &mut Vec<Correction>) -> Result<(), JailError> {
     let filled = config.seccomp_string.iter().any(|line| !line.trim().is_empty());
     if let Some(file) = config.seccomp_policy_file.take().filter(|file| !file.is_empty()) {
         if filled {
-            return Err(JailError::refused("seccomp_policy_file", "stands beside seccomp_string; nsjail takes one"));
+            return Err(JailError::refused(
+                "seccomp_policy_file",
+                "stands beside seccomp_string; nsjail takes one",
+            ));
         }
         if !file.starts_with('/') {
             return Err(JailError::refused("seccomp_policy_file", "is not an absolute path"));
         }
         // Read here: nsjail would open it after the host's tree was covered.
-        let text = super::read_bounded(file.as_ref())
-            .map_err(|source| JailError::Source { field: "seccomp_policy_file".to_owned(), path: file.into(), source })?;
-        let text = String::from_utf8(text)
-            .map_err(|_| JailError::refused("seccomp_policy_file", "is not UTF-8"))?;
+        let text = super::read_bounded(file.as_ref()).map_err(|source| JailError::Source {
+            field: "seccomp_policy_file".to_owned(),
+            path: file.into(),
+            source,
+        })?;
+        let text =
+            String::from_utf8(text).map_err(|_| JailError::refused("seccomp_policy_file", "is not UTF-8"))?;
         config.seccomp_string = vec![text];
     } else if !filled {
         corrections.push(Correction::new(

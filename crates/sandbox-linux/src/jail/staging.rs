@@ -46,8 +46,16 @@ pub(crate) struct Staged {
     pub owner_is_guest: bool,
 }
 
-/// Clones every source. An empty list means that this root may not handle mounts (a container without
-/// CAP_SYS_ADMIN): nsjail then binds the paths by itself, as for a plain user.
+/// False for a root that may not handle mounts (a container without CAP_SYS_ADMIN): nsjail then binds the paths by
+/// itself, as for a plain user.
+pub(super) fn possible() -> bool {
+    // Recursive, because in a container single mounts may be locked to what is mounted below them.
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    rustix::mount::open_tree(rustix::fs::CWD, "/", flags).is_ok()
+}
+
+/// Clones every source.
 pub(super) fn stage(binds: &[BindSource], guest: HostIds) -> Result<Vec<Staged>, JailError> {
     let mut namespaces: HashMap<HostIdsKey, Option<OwnedFd>> = HashMap::new();
     let mut staged = Vec::with_capacity(binds.len());
@@ -57,19 +65,11 @@ pub(super) fn stage(binds: &[BindSource], guest: HostIds) -> Result<Vec<Staged>,
             path: bind.src.clone(),
             source,
         };
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_RECURSIVE;
-        let tree = match rustix::mount::open_tree(rustix::fs::CWD, &bind.src, flags) {
-            Ok(tree) => tree,
-            Err(rustix::io::Errno::PERM | rustix::io::Errno::NOSYS) => return Ok(Vec::new()),
-            Err(error) => return Err(failed(error.into())),
-        };
-        let attributes = MountAttributes {
-            read_only: !bind.rw,
-            nosuid: true,
-            nodev: !bind.device,
-        };
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        let tree = rustix::mount::open_tree(rustix::fs::CWD, &bind.src, flags)
+            .map_err(|error| failed(error.into()))?;
+        let attributes = MountAttributes { read_only: !bind.rw, nosuid: true, nodev: !bind.device };
         sys::mount_setattr(tree.as_fd(), attributes).map_err(failed)?;
         let mut owner_is_guest = bind.owner == guest;
         if bind.idmap && !owner_is_guest {
@@ -80,9 +80,8 @@ pub(super) fn stage(binds: &[BindSource], guest: HostIds) -> Result<Vec<Staged>,
                 let gids = line(bind.owner.gid, guest.gid);
                 sys::user_namespace(&uids, &gids).ok()
             });
-            owner_is_guest = namespace
-                .as_ref()
-                .is_some_and(|ns| sys::mount_idmap(tree.as_fd(), ns.as_fd()).is_ok());
+            owner_is_guest =
+                namespace.as_ref().is_some_and(|ns| sys::mount_idmap(tree.as_fd(), ns.as_fd()).is_ok());
         }
         staged.push(Staged {
             mount: bind.mount,

@@ -36,19 +36,27 @@ fn settles_the_mount_tree() {
     for (text, want) in [
         ("#", "/proc"),
         ("mount_proc: true", "/proc"),
-        ("mount { dst: \"/\" fstype: \"tmpfs\" } mount { dst: \"/proc\" fstype: \"proc\" rw: true }", "/ /proc"),
+        (
+            "mount { dst: \"/\" fstype: \"tmpfs\" } mount { dst: \"/proc\" fstype: \"proc\" rw: true }",
+            "/ /proc",
+        ),
         ("mount { dst: \"/etc/passwd\" src: \"/etc/passwd\" is_bind: true }", "/etc/passwd /proc"),
         ("mount { dst: \"/x\" src: \"/etc/no-such-file\" is_bind: true }", "/proc"),
         ("mount { dst: \"/x\" src: \"/no/such\" is_bind: true mandatory: false }", "/proc"),
-        ("mount { dst: \"/dev\" src: \"/dev\" is_bind: true rw: true }",
-         "/dev /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/fd /dev/stdin /dev/stdout /dev/stderr /proc"),
+        (
+            "mount { dst: \"/dev\" src: \"/dev\" is_bind: true rw: true }",
+            "/dev /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/fd /dev/stdin /dev/stdout /dev/stderr /proc",
+        ),
         ("mount { dst: \"/proc\" src: \"/proc\" is_bind: true }", "/proc"),
         ("mount { dst: \"/r\" src: \"/run\" is_bind: true }", "/proc"),
         ("mount { dst: \"/r\" src: \"/root\" is_bind: true }", "/proc"),
         ("mount { dst: \"/s\" src: \"/sys/kernel\" is_bind: true }", "/proc"),
         ("mount { dst: \"//a//b/./c/\" fstype: \"tmpfs\" }", "/a/b/c /proc"),
         ("mount { dst: \"/etc/motd\" src_content: \"hi\" }", "/etc/motd /proc"),
-        ("mount { dst: \"/ws/x\" fstype: \"tmpfs\" } mount { dst: \"/t\" fstype: \"tmpfs\" }", "/ws/x /t /proc"),
+        (
+            "mount { dst: \"/ws/x\" fstype: \"tmpfs\" } mount { dst: \"/t\" fstype: \"tmpfs\" }",
+            "/ws/x /t /proc",
+        ),
     ] {
         let jail = settle(text, Overrides::default()).unwrap();
         assert_eq!(places(&jail), want, "{text}");
@@ -57,7 +65,11 @@ fn settles_the_mount_tree() {
     let over = Overrides { binds: vec![bind(Path::new("/etc"), "/ws")], ..Overrides::default() };
     let jail = settle("mount { dst: \"/ws/x\" fstype: \"tmpfs\" }", over).unwrap();
     assert_eq!(places(&jail), "/proc /ws");
-    assert!(jail.corrections().iter().any(|c| c.to_string() == "mount[0]: /ws/x -> left out (ktl mounts its own /ws)"));
+    assert!(
+        jail.corrections()
+            .iter()
+            .any(|c| c.to_string() == "mount[0]: /ws/x -> left out (ktl mounts its own /ws)")
+    );
 }
 
 #[test]
@@ -74,12 +86,18 @@ fn refuses_mounts_that_would_touch_the_host() {
         ("mount { dst: \"/a\" fstype: \"tmpfs\" } mount { dst: \"/\" fstype: \"tmpfs\" }", "the first entry"),
         ("mount { dst: \"/x\" src: \"etc\" is_bind: true }", "absolute path"),
         ("mount { dst: \"/x\" src: \"/no/such\" is_bind: true }", "No such file"),
-        ("mount { dst: \"/x\" prefix_src_env: \"HOME\" src: \"/d\" is_bind: true }", "prefix HOME is not set"),
+        (
+            "mount { dst: \"/x\" prefix_src_env: \"HOME\" src: \"/d\" is_bind: true }",
+            "prefix HOME is not set",
+        ),
         ("mount { dst: \"/x\" prefix_dst_env: \"HOME\" fstype: \"tmpfs\" }", "prefix HOME is not set"),
         (&format!("{etc} mount {{ dst: \"/e/new\" fstype: \"tmpfs\" }}"), "would be created there"),
         (&format!("{etc} mount {{ dst: \"/e/passwd\" fstype: \"tmpfs\" }}"), "would be created there"),
         (&format!("{etc} mount {{ dst: \"/e/l\" src: \"/x\" is_symlink: true }}"), "would be created in"),
-        ("mount { dst: \"/l\" src: \"/etc\" is_symlink: true } mount { dst: \"/l/x\" fstype: \"tmpfs\" }", "symbolic link /l"),
+        (
+            "mount { dst: \"/l\" src: \"/etc\" is_symlink: true } mount { dst: \"/l/x\" fstype: \"tmpfs\" }",
+            "symbolic link /l",
+        ),
     ] {
         let error = settle(text, Overrides::default()).unwrap_err().to_string();
         assert!(error.contains(want), "{text}: {error}");
@@ -93,6 +111,23 @@ fn refuses_mounts_that_would_touch_the_host() {
     wrong.is_dir = true;
     let over = Overrides { binds: vec![wrong], ..Overrides::default() };
     assert!(settle("#", over).unwrap_err().to_string().contains("is not a directory"));
+}
+
+#[test]
+fn sockets_and_homes_stay_outside() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("docker.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&socket, &link).unwrap();
+    let home = dir.path().join("home");
+    std::os::unix::fs::symlink("/root", &home).unwrap();
+    for src in [&socket, &link, &home] {
+        let text = format!("mount {{ dst: \"/x\" src: {src:?} is_bind: true }}");
+        let jail = settle(&text, Overrides::default()).unwrap();
+        assert_eq!(places(&jail), "/proc", "{text}");
+        assert!(jail.corrections().iter().any(|c| c.now == "left out"), "{text}");
+    }
 }
 
 #[test]
@@ -175,9 +210,13 @@ fn builtin_policies_need_no_correction() {
 
 #[test]
 fn article_policy_is_corrected_line_by_line() {
-    let jail = settle(include_str!("../../tests/policies/article-linux-ci.cfg"), Overrides::default()).unwrap();
+    let jail =
+        settle(include_str!("../../tests/policies/article-linux-ci.cfg"), Overrides::default()).unwrap();
     let fields: Vec<&str> = jail.corrections().iter().map(|c| c.field.as_str()).collect();
-    assert!(fields.starts_with(&["mode", "rlimit_as, rlimit_cpu, rlimit_fsize, rlimit_nofile"]), "{fields:?}");
+    assert!(
+        fields.starts_with(&["mode", "rlimit_as, rlimit_cpu, rlimit_fsize, rlimit_nofile"]),
+        "{fields:?}"
+    );
     assert!(jail.corrections().iter().any(|c| c.was == "all of /dev"));
     assert!(!jail.promises().no_network, "its choice of network stays");
     for correction in jail.corrections() {

@@ -10,7 +10,7 @@ use crate::rig::{PROMISES, REPORT};
 /// Does nothing in an ordinary test run; inside a jail (or a shim) it is the whole program.
 #[test]
 fn role() {
-    if std::env::var_os("KTL_TEST_ROLE").is_none_or(|role| role != "guest") {
+    if crate::rig::role().is_none_or(|role| role != "guest") {
         return;
     }
     let report = std::fs::File::from(take_fd(REPORT).unwrap());
@@ -22,7 +22,12 @@ fn role() {
             let sum: i32 = threads.into_iter().map(|t| t.join().unwrap()).sum();
             let hidden: Vec<String> =
                 HOST_PATHS.iter().map(|path| format!("{path} {}", probe(Path::new(path)))).collect();
-            writeln!(&report, "proof: {proof}\nthreads {sum}\n{}", hidden.join("\n")).unwrap();
+            let processes = std::fs::read_dir("/proc")
+                .unwrap()
+                .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok())
+                .count();
+            writeln!(&report, "proof: {proof}\nthreads {sum}\nprocesses {processes}\n{}", hidden.join("\n"))
+                .unwrap();
             0
         }
         Err(error) => {
@@ -60,7 +65,6 @@ pub const HOST_PATHS: &[&str] = &[
     "/dev/net/tun",
     "/sys/kernel",
     "/proc/1/root/etc/shadow",
-    "/proc/2",
 ];
 
 #[expect(clippy::exit, reason = "the harness would turn the code into its own")]

@@ -52,7 +52,7 @@ fn builtin_policies(rig: &Rig) {
     for which in Builtin::ALL {
         let run = rig.guest(&rig.jail(Policy::builtin(which), rig.overrides()));
         assert_eq!(run.outcome, Outcome::Exited(0), "{which:?}: {run:#?}");
-        assert!(run.report.contains("threads 6"), "{}", run.report);
+        assert!(run.report.contains("threads 6\nprocesses 1\n"), "{}", run.report);
         for path in HOST_PATHS {
             assert!(run.report.contains(&format!("{path} hidden\n")), "{path}: {}", run.report);
         }

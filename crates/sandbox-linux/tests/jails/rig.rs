@@ -1,6 +1,6 @@
 //! What the tests share: where the tools are, and one call that runs a command in a jail and hears it out.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
@@ -22,11 +22,16 @@ fn tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin")
 }
 
+/// The role that a test gave to this process, if it is not the tests' own.
+#[expect(clippy::disallowed_methods, reason = "the harness leaves no other way to tell a child what it is")]
+pub fn role() -> Option<OsString> {
+    std::env::var_os("KTL_TEST_ROLE")
+}
+
 /// The nsjail to test with; `None`, with a word on stderr, when there is none.
 pub fn nsjail() -> Option<Nsjail> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found =
-        Nsjail::find(Some(&tools().join("nsjail")), None).or_else(|_| Nsjail::find(None, Some(&path)));
+    let path = OsStr::new("/usr/local/bin:/usr/bin:/bin");
+    let found = Nsjail::find(Some(&tools().join("nsjail")), None).or_else(|_| Nsjail::find(None, Some(path)));
     if let Err(error) = &found {
         eprintln!("skipped: {error}; run `cargo xtask setup`");
     }
@@ -112,6 +117,8 @@ pub fn bind(src: &Path, dst: &str) -> Bind {
 pub struct Run {
     pub outcome: Outcome,
     pub report: String,
+    /// nsjail's log, for the messages of failed tests.
+    #[expect(dead_code, reason = "read through Debug")]
     pub log: Vec<String>,
 }
 

@@ -15,7 +15,7 @@ use crate::rig::{PROMISES, REPORT, Rig};
 /// The child's role: one jail with a guest that waits, and a line on stdout for each event.
 #[test]
 fn supervisor_role() {
-    if std::env::var_os("KTL_TEST_ROLE").is_none_or(|role| role != "supervisor") {
+    if crate::rig::role().is_none_or(|role| role != "supervisor") {
         return;
     }
     let rig = Rig::new().unwrap();
@@ -56,7 +56,10 @@ struct Supervisor {
 impl Supervisor {
     fn start() -> Option<Supervisor> {
         Rig::new()?;
-        let mut child = Command::new("/proc/self/exe")
+        // The harness has more than one thread; a signal must not find one where it is not blocked.
+        let mut child = Command::new("env")
+            .args(["HUP", "INT", "TERM"].map(|signal| format!("--block-signal={signal}")))
+            .arg(std::env::current_exe().unwrap())
             .args(["--exact", "signals::supervisor_role", "--nocapture", "--test-threads=1"])
             .env("KTL_TEST_ROLE", "supervisor")
             .stdout(Stdio::piped())

@@ -1,0 +1,7 @@
+//! Builds on a real buildkitd.
+
+mod connection;
+mod failures;
+mod fixture;
+mod results;
+mod services;
