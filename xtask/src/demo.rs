@@ -1,9 +1,9 @@
 //! `cargo xtask demo`: ktl's promise on real parts, claim by claim. Each claim is checked in this run; none is only said.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result};
 
@@ -59,14 +59,15 @@ impl<'a> Demo<'a> {
         Ok(Demo { ktl, scratch, home, daemon, base: BaseImage::Debian.reference(registry) })
     }
 
-    /// `ktl build demos/hello --build-arg BASE=… …`, run in the checkout, shown before it runs.
-    fn ktl_build(&self, arguments: &[String]) -> Result<Output> {
+    /// `ktl build demos/hello --build-arg BASE=… …`, to be run in the checkout; shown as a person would type it.
+    fn ktl_build(&self, arguments: &[String]) -> Result<Command> {
         let mut shown: Vec<String> =
             ["ktl", "build", "demos/hello", "--build-arg"].map(String::from).to_vec();
         shown.push(format!("BASE={}", self.base));
         shown.extend_from_slice(arguments);
         eprintln!("\n$ {}", shown.join(" "));
-        Command::new(&self.ktl)
+        let mut build = Command::new(&self.ktl);
+        build
             .args(&shown[1..])
             .current_dir(workspace::root())
             .env("HOME", &self.home)
@@ -75,20 +76,26 @@ impl<'a> Demo<'a> {
             .env_remove("XDG_CACHE_HOME")
             .env_remove("KTL_CACHE_DIR")
             .env_remove("DOCKER_CONFIG")
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("start {}", self.ktl.display()))
+            .stdin(Stdio::null());
+        Ok(build)
+    }
+
+    /// Runs ktl to its end, says how it ended and what it printed.
+    fn ktl_output(&self, arguments: &[String]) -> Result<(ExitStatus, String)> {
+        let output =
+            self.ktl_build(arguments)?.output().with_context(|| format!("start {}", self.ktl.display()))?;
+        Ok((output.status, String::from_utf8_lossy(&output.stderr).into_owned()))
     }
 
     fn build_and_run(&self, claims: &mut Claims) -> Result<()> {
         let out = self.scratch.join("out");
-        let built = self.ktl_build(&["--sandbox".into(), "-o".into(), out.display().to_string()])?;
-        show(&built);
-        claims.check(
-            "ktl builds a multi-stage Dockerfile from inside a jail",
-            built.status.success(),
-            || format!("ktl ended with {}", built.status),
-        );
+        let mut build = self.ktl_build(&["--sandbox".into(), "-o".into(), out.display().to_string()])?;
+        // stdout is for the demo's own result; of a local output ktl says nothing there.
+        let built =
+            build.stdout(Stdio::null()).status().with_context(|| format!("start {}", self.ktl.display()))?;
+        claims.check("ktl builds a multi-stage Dockerfile from inside a jail", built.success(), || {
+            format!("ktl ended with {built}")
+        });
         let names = list(&out);
         claims.check("the output holds the final stage and nothing else", names == ["hello"], || {
             format!("it holds {names:?}")
@@ -119,12 +126,10 @@ impl<'a> Demo<'a> {
         for (path, _) in &secrets {
             arguments.extend(["--sandbox-probe-path".into(), path.display().to_string()]);
         }
-        let probed = self.ktl_build(&arguments)?;
-        show(&probed);
-        let said = String::from_utf8_lossy(&probed.stderr).into_owned();
-        claims.check("the probed build goes through", probed.status.success(), || {
-            format!("ktl ended with {}", probed.status)
-        });
+        let (status, said) = self.ktl_output(&arguments)?;
+        eprint!("{said}");
+        claims
+            .check("the probed build goes through", status.success(), || format!("ktl ended with {status}"));
         for (path, what) in &secrets {
             let hidden = path.exists()
                 && said.lines().any(|line| line == format!("[probe] {}: hidden", path.display()));
@@ -140,14 +145,13 @@ impl<'a> Demo<'a> {
 
         // The counter-check: a probe that cannot say VISIBLE would prove nothing.
         let path = key.display();
-        let opened = self.ktl_build(&[
+        let (_, said) = self.ktl_output(&[
             "--sandbox".into(),
             "--sandbox-bind".into(),
             format!("{path}:{path}:ro"),
             "--sandbox-probe-path".into(),
             path.to_string(),
         ])?;
-        let said = String::from_utf8_lossy(&opened.stderr).into_owned();
         let line = probe_line(&said, &key);
         eprintln!("{line}");
         claims.check(
@@ -155,6 +159,17 @@ impl<'a> Demo<'a> {
             line.contains(": VISIBLE ("),
             || format!("the jail says: {line}"),
         );
+
+        let mut believed = self.ktl_build(&["--sandbox-probe-path".into(), path.to_string()])?;
+        eprintln!("  with KTL_SANDBOX_ACTIVE=1 in its environment");
+        let output = believed.env("KTL_SANDBOX_ACTIVE", "1").output().context("start ktl")?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        eprint!("{said}");
+        let refused = output.status.code() == Some(4);
+        let jailed = output.status.success() && probe_line(&said, &key).ends_with(": hidden");
+        claims.check("a variable that claims to be the jail is not believed", refused || jailed, || {
+            format!("ktl ended with {}, and says: {}", output.status, probe_line(&said, &key))
+        });
 
         eprintln!("\nThe one-liner that proves it, with any context and any buildkitd:\n");
         eprintln!(
@@ -166,12 +181,14 @@ impl<'a> Demo<'a> {
     /// Looks for processes of the programs that this demo started, and for mounts below its directory.
     fn leftovers(&self, claims: &mut Claims) {
         eprintln!();
-        let staged = self.home.join(".cache/ktl/sandbox-bin/ktl");
         let mut left = Vec::new();
+        let staged = file_id(&self.home.join(".cache/ktl/sandbox-bin/ktl"));
+        let shared = [file_id(&self.ktl), tools::nsjail().ok().and_then(|nsjail| file_id(&nsjail))];
         for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            if let Ok(exe) = fs::read_link(process.path().join("exe"))
-                && (exe == self.ktl || exe == staged || exe.file_name().is_some_and(|name| name == "nsjail"))
-                && is_ours(&process.path(), self.scratch.path())
+            // The link's text is of no use for a program in another root; what it leads to is the file itself.
+            let Some(exe) = file_id(&process.path().join("exe")) else { continue };
+            if Some(exe) == staged
+                || (shared.contains(&Some(exe)) && is_ours(&process.path(), self.scratch.path()))
             {
                 left.push(format!("process {}", process.file_name().display()));
             }
@@ -192,6 +209,11 @@ impl<'a> Demo<'a> {
     }
 }
 
+/// Device and inode of the file that a path leads to.
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    path.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
 /// Whether a process was started by this demo: its environment, or its arguments, name the scratch directory.
 fn is_ours(process: &Path, scratch: &Path) -> bool {
     let needle = scratch.as_os_str().as_encoded_bytes();
@@ -204,10 +226,6 @@ fn is_ours(process: &Path, scratch: &Path) -> bool {
 fn probe_line(said: &str, path: &Path) -> String {
     let start = format!("[probe] {}: ", path.display());
     said.lines().find(|line| line.starts_with(&start)).unwrap_or("nothing").to_owned()
-}
-
-fn show(output: &Output) {
-    eprint!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
 }
 
 fn list(dir: &Path) -> Vec<String> {

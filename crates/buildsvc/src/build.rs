@@ -24,6 +24,11 @@ use crate::version::Version;
 const ANSWER: Duration = Duration::from_secs(20);
 /// After a cancelled solve: for the steps' last words.
 const CANCELLED_DRAIN: Duration = Duration::from_secs(3);
+/// After a solve that succeeded: for the times of directories, which are set last.
+const LAST_TOUCHES: Duration = Duration::from_secs(10);
+/// After any other: for receivers to notice, so that nothing is written once the build has ended. One that writes into
+/// a pipe nobody reads will not.
+const LAST_WRITES: Duration = Duration::from_secs(1);
 /// A daemon that shuts down cancels its builds shortly before it closes its connections.
 const SHUTDOWN: Duration = Duration::from_millis(500);
 
@@ -209,12 +214,18 @@ pub async fn run(
     };
     solved.cancel();
     match outcome {
-        Outcome::Lost => Err(client::ended("the build")),
+        Outcome::Lost => {
+            attached.close();
+            attached.deliveries(LAST_WRITES).await;
+            Err(client::ended("the build"))
+        }
         Outcome::Cancelled => {
             if !progress_ended {
                 let drain = client.connected(tokio::time::timeout(CANCELLED_DRAIN, &mut progress));
                 let _ = drain.await;
             }
+            attached.close();
+            attached.deliveries(LAST_WRITES).await;
             Err(BuildError::Cancelled)
         }
         Outcome::Answered(reply) => {
@@ -227,13 +238,15 @@ pub async fn run(
                     () = client.gone() => {}
                 }
             }
-            let delivered = attached.deliveries().await;
             match reply {
                 Ok(response) => {
-                    delivered.complete()?;
+                    attached.deliveries(LAST_TOUCHES).await.complete()?;
                     Ok(BuildResult { exporter_response: response.exporter_response.into_iter().collect() })
                 }
-                Err(status) => Err(failed(client, &status, delivered.failure()).await),
+                Err(status) => {
+                    let output = attached.deliveries(LAST_WRITES).await.failure();
+                    Err(failed(client, &status, output).await)
+                }
             }
         }
     }

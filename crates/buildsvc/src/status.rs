@@ -16,6 +16,8 @@ use crate::proto::pb;
 
 /// After the solve has ended, for the tail of the logs.
 const SILENCE: Duration = Duration::from_secs(5);
+/// The same when nothing was heard before: a request that is refused at once never becomes a build with progress.
+const NEVER_HEARD: Duration = Duration::from_secs(1);
 /// Between two attempts to find a build that the daemon has not registered yet.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -44,7 +46,7 @@ pub(crate) async fn follow(
                 Ok(reply) => drain(reply.into_inner(), &events, &solved).await,
                 Err(status) => Err(status),
             },
-            () = silence(&solved) => return,
+            () = silence(&solved, NEVER_HEARD) => return,
         };
         match end {
             Ok(()) => return,
@@ -65,20 +67,22 @@ async fn drain(
     events: &mpsc::Sender<Event>,
     solved: &CancellationToken,
 ) -> Result<(), tonic::Status> {
+    let mut patience = NEVER_HEARD;
     loop {
         let update = tokio::select! {
             update = updates.message() => update?,
-            () = silence(solved) => return Ok(()),
+            () = silence(solved, patience) => return Ok(()),
         };
         let Some(update) = update else { return Ok(()) };
+        patience = SILENCE;
         let _ = events.send(event(update)).await;
     }
 }
 
 /// Done when the solve has ended and then nothing has happened for a while.
-async fn silence(solved: &CancellationToken) {
+async fn silence(solved: &CancellationToken, patience: Duration) {
     solved.cancelled().await;
-    tokio::time::sleep(SILENCE).await;
+    tokio::time::sleep(patience).await;
 }
 
 /// One update in domain types and within bounds.

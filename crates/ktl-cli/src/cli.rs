@@ -66,7 +66,10 @@ const AFTER_BUILD_HELP: &str = "Examples:
   ktl build . -t registry.example/app:1 --push           build and push
   ktl build . -o ./out                                   write the final stage's files to ./out
   ktl build . --sandbox --hermetic                       no network: neither for the client nor for RUN
-  ktl build . --sandbox-probe-path /etc/shadow           show that the jail hides a path";
+  ktl build . --sandbox-probe-path /etc/shadow           show that the jail hides a path
+
+Exit codes: 0 ok, 1 build failed, 2 usage, 3 builder unreachable or lost, 4 sandbox, 5 policy, 70 internal error,
+128+N ended by signal N";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Build")]

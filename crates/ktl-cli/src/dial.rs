@@ -43,14 +43,15 @@ pub fn dial(candidates: &[Candidate], tls: Option<&TlsFiles>, ui: &Ui) -> Result
             Err(ConnectError::Tls(failure)) => return Err(failure),
         }
     }
-    let failure = Failure::new(Exit::Builder, "found no builder").hints(tried).hint(
-        "Start one: as root, `buildkitd` (packages: buildkit, docker's `moby-buildkit`; needs runc or crun);\n\
-         as a plain user, `rootlesskit buildkitd --oci-worker-no-process-sandbox` (packages: rootlesskit, uidmap);\n\
-         with docker, `docker run -d --name buildkitd --privileged -p 127.0.0.1:1234:1234 moby/buildkit --addr tcp://0.0.0.0:1234`\n\
-         and then name it: --builder tcp://127.0.0.1:1234, or KTL_BUILDER or BUILDKIT_HOST in the environment.",
-    );
-    Err(failure)
+    Err(Failure::new(Exit::Builder, "found no builder").hints(tried).hint(WAYS_TO_GET_ONE))
 }
+
+const WAYS_TO_GET_ONE: &str = "Start one, in any of these ways:
+- with docker:  docker run -d --name buildkitd --privileged -v /run/buildkit:/run/buildkit moby/buildkit
+- installed:    sudo buildkitd --group $(id -gn)   (apk add buildkit, pacman -S buildkit, nix profile install nixpkgs#buildkit)
+- as yourself:  rootlesskit buildkitd              (the same packages, and rootlesskit and uidmap)
+- in ktl's own checkout:  cargo xtask setup && sudo .tools/bin/buildkitd --group $(id -gn)
+One that listens elsewhere is named by --builder, KTL_BUILDER or BUILDKIT_HOST, as in --builder tcp://127.0.0.1:1234.";
 
 enum ConnectError {
     Io(io::Error),

@@ -10,7 +10,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use sandbox_linux::{
-    Bind, Builtin, Caller, Command, Jail, Nsjail, OnSignal, Outcome, Overrides, Policy, PolicyError,
+    Bind, Builtin, Caller, Command, Jail, JailError, Nsjail, OnSignal, Outcome, Overrides, Policy,
+    PolicyError,
 };
 
 use crate::exit::Exit;
@@ -98,7 +99,16 @@ pub fn prepare(
     let caller = Caller::current()
         .map_err(|error| Failure::sandbox(format!("failed to learn who runs ktl: {error}")))?;
     let jail = Jail::new(policy, overrides, &caller)
-        .map_err(|error| Failure::sandbox(format!("the policy {name} gives no jail: {}", chain(&error))))?;
+        .map_err(|error| {
+            let failure = Failure::sandbox(format!("the policy {name} gives no jail: {}", chain(&error)));
+            match error {
+                JailError::NoFreeId { .. } => failure.hint(
+                    "Root in this container has no second id to give away. Run ktl as a plain user, or start the container \
+                     with a range of ids (for podman: subordinate ids in /etc/subuid and /etc/subgid).",
+                ),
+                _ => failure.hint(WAY_OUT),
+            }
+        })?;
     for correction in jail.corrections() {
         ui.note(format_args!("[sandbox] {name}: {correction}"));
     }

@@ -171,13 +171,21 @@ impl Relay {
             let mut far = PollFlags::empty();
             far.set(PollFlags::POLLIN, !peer_ended && to_guest.is_empty());
             far.set(PollFlags::POLLOUT, self.session.wants_write());
-            let mut fds = [PollFd::new(self.near.as_fd(), near), PollFd::new(self.stream.as_fd(), far)];
+            // A side that nothing is wanted of is left out: its hang-up would turn the wait into a spin.
+            let mut fds = Vec::with_capacity(2);
+            if !near.is_empty() {
+                fds.push(PollFd::new(self.near.as_fd(), near));
+            }
+            if !far.is_empty() {
+                fds.push(PollFd::new(self.stream.as_fd(), far));
+            }
             match poll(&mut fds, PollTimeout::NONE) {
                 Err(nix::errno::Errno::EINTR) => continue,
                 other => other?,
             };
-            let ready = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
-            let (near_ready, far_ready) = (ready(&fds[0]), ready(&fds[1]));
+            let mut ready = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+            let near_ready = if near.is_empty() { near } else { ready.next().unwrap_or(near) };
+            let far_ready = if far.is_empty() { far } else { ready.next().unwrap_or(far) };
 
             if near.contains(PollFlags::POLLIN)
                 && near_ready.intersects(PollFlags::POLLIN | PollFlags::POLLHUP)

@@ -7,6 +7,7 @@
 
 mod ids;
 mod mounts;
+mod place;
 mod process;
 mod staging;
 

@@ -26,9 +26,9 @@ pub struct Policy {
 /// The policies that the program carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Builtin {
-    /// `sandbox/linux-ci.cfg`, the default.
+    /// `sandbox/linux-ci.cfg`: the jail alone, without a real filter; the one to start an own policy from.
     Ci,
-    /// `sandbox/linux-strict.cfg`: a system call filter and tight limits.
+    /// `sandbox/linux-strict.cfg`: with a system call filter and limits.
     Strict,
     /// `sandbox/ktl-hermetic.cfg`: what `--hermetic` uses.
     Hermetic,
@@ -140,6 +140,11 @@ impl Policy {
     /// The file's name as it was given to [`Policy::parse`].
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    #[cfg(test)]
+    pub(crate) fn from_config(name: &str, config: NsJailConfig) -> Policy {
+        Policy { name: name.to_owned(), config }
     }
 
     pub(crate) fn into_config(self) -> NsJailConfig {

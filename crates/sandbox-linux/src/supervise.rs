@@ -77,7 +77,7 @@ pub struct Running {
     /// The guest's init, once it runs.
     inits: Vec<OwnedFd>,
     reaped: bool,
-    _work_dirs: WorkDirs,
+    work_dirs: WorkDirs,
 }
 
 /// What the log has said so far.
@@ -141,7 +141,7 @@ impl Running {
                 record: Record::default(),
                 inits: Vec::new(),
                 reaped: false,
-                _work_dirs: work_dirs,
+                work_dirs,
             }),
             Err(error) => {
                 let _ = child.kill();
@@ -180,6 +180,7 @@ impl Running {
             self.read_log(on_log);
             if self.record.started && self.inits.is_empty() {
                 self.inits = self.children();
+                self.work_dirs.set_up();
             }
             while let Ok(Some(info)) = self.signals.read_signal() {
                 let number = i32::try_from(info.ssi_signo).unwrap_or_default();

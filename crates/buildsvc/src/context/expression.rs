@@ -13,9 +13,10 @@ use super::gopath::next_char;
 pub(crate) struct Expression {
     /// Alternatives. The outer `^` belongs to the first alone and the outer `$` to the last.
     branches: Vec<Vec<Step>>,
-    /// Bytes every match begins and ends with: they turn most paths down without running the steps.
+    /// Bytes that every match begins with, ends with, and contains: they turn most paths down without running the steps.
     prefix: Vec<u8>,
     suffix: Vec<u8>,
+    needle: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -143,23 +144,30 @@ impl Expression {
             });
         }
         branches.push(steps);
-        let (mut prefix, mut suffix) = (String::new(), String::new());
+        let (mut prefix, mut suffix, mut needle) = (Vec::new(), Vec::new(), Vec::new());
         if let [steps] = branches.as_slice() {
-            let literal = |step: &Step| match step {
-                // U+FFFD also stands for any byte that is no character.
-                Step::Char(c) if *c != char::REPLACEMENT_CHARACTER => Some(*c),
-                _ => None,
-            };
-            prefix = steps.iter().map_while(literal).collect();
-            suffix = steps.iter().rev().map_while(literal).collect::<Vec<_>>().into_iter().rev().collect();
+            // Runs of characters, one more than there are other steps. U+FFFD also stands for any byte that is no
+            // character, so it is none.
+            let mut runs = vec![String::new()];
+            for step in steps {
+                match (step, runs.last_mut()) {
+                    (Step::Char(c), Some(run)) if *c != char::REPLACEMENT_CHARACTER => run.push(*c),
+                    _ => runs.push(String::new()),
+                }
+            }
+            let bytes = |run: Option<&String>| run.map(|run| run.as_bytes().to_vec()).unwrap_or_default();
+            prefix = bytes(runs.first());
+            suffix = bytes(runs.last());
+            needle = bytes(runs.iter().max_by_key(|run| run.len()));
         }
-        Ok(Expression { branches, prefix: prefix.into_bytes(), suffix: suffix.into_bytes() })
+        Ok(Expression { branches, prefix, suffix, needle })
     }
 
     pub(crate) fn matches(&self, path: &[u8]) -> bool {
         let last = self.branches.len() - 1;
         path.starts_with(&self.prefix)
             && path.ends_with(&self.suffix)
+            && (self.needle.is_empty() || path.windows(self.needle.len()).any(|part| part == self.needle))
             && self.branches.iter().enumerate().any(|(at, steps)| run(steps, path, at == 0, at == last))
     }
 }

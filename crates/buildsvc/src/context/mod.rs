@@ -40,14 +40,14 @@ pub struct Selection {
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
     /// A pattern of the request is malformed.
-    #[error("invalid {kind} pattern {source}")]
+    #[error("invalid {kind} pattern")]
     Pattern {
         kind: &'static str,
         #[source]
         source: InvalidPattern,
     },
     /// The directory or something in it could not be read. `path` is relative to the directory; `.` is the directory.
-    #[error("failed to {operation} {path}: {source}")]
+    #[error("failed to {operation} {path}")]
     Read {
         operation: &'static str,
         path: String,
@@ -83,4 +83,16 @@ impl ContextError {
             source: source.into(),
         }
     }
+}
+
+/// An error and its causes in one line, for those who get no more than a text: the daemon and its log.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -23,7 +23,7 @@ use tonic::Status;
 use super::entries::{Entries, Place};
 use super::filter::Filter;
 use super::walk::{lock, walk};
-use super::{ContextError, LocalDir, Selection};
+use super::{ContextError, LocalDir, Selection, with_causes};
 use crate::proto::fsutil::types::{Packet, packet::PacketType};
 
 /// Files that are read at the same time, as upstream.
@@ -267,7 +267,7 @@ fn fail(out: &mpsc::Sender<Batch>, error: ContextError) {
     }
     let packet = Packet {
         r#type: PacketType::PacketErr.into(),
-        data: error.to_string().into_bytes().into(),
+        data: with_causes(&error).into_bytes().into(),
         ..Packet::default()
     };
     // No receiver: the transfer is over already.
@@ -275,10 +275,11 @@ fn fail(out: &mpsc::Sender<Batch>, error: ContextError) {
 }
 
 fn status(error: &ContextError) -> Status {
+    let text = with_causes(error);
     match error {
-        ContextError::Pattern { .. } => Status::invalid_argument(error.to_string()),
-        ContextError::Cancelled => Status::cancelled(error.to_string()),
-        _ => Status::unknown(error.to_string()),
+        ContextError::Pattern { .. } => Status::invalid_argument(text),
+        ContextError::Cancelled => Status::cancelled(text),
+        _ => Status::unknown(text),
     }
 }
 

@@ -200,4 +200,30 @@ mod tests {
             assert_eq!(go_mode(st_mode), expected, "{st_mode:o}");
         }
     }
+
+    #[test]
+    fn attributes_are_the_same_with_and_without_proc() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let long = vec![b'x'; 2000];
+        for (key, value) in [("user.ktl", &b"value"[..]), ("user.long", &long), ("com.apple.x", b"")] {
+            if rustix::fs::setxattr(&path, key, value, rustix::fs::XattrFlags::empty()).is_err() {
+                // Not every file system has them, and none has Apple's.
+                assert!(key.starts_with("com.") || XattrReader::new().of_fd(open(&path)).unwrap().is_empty());
+            }
+        }
+        let parent = open(dir.path());
+        let mut reader = XattrReader::new();
+        let of_fd = reader.of_fd(open(&path)).unwrap();
+        assert_eq!(reader.of_name(parent.as_fd(), c"file", FileType::RegularFile).unwrap(), of_fd);
+        reader.has_proc = false;
+        assert_eq!(reader.of_name(parent.as_fd(), c"file", FileType::RegularFile).unwrap(), of_fd);
+        assert!(reader.of_name(parent.as_fd(), c"file", FileType::Symlink).unwrap().is_empty());
+        assert!(of_fd.iter().all(|xattr| &*xattr.key != b"user.ktl" || &*xattr.value == b"value"));
+    }
+
+    fn open(path: &std::path::Path) -> std::fs::File {
+        std::fs::File::open(path).unwrap()
+    }
 }

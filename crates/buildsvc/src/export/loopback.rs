@@ -18,7 +18,7 @@ use tonic::Status;
 
 use super::{ReceiveError, Receiver, receive};
 use crate::context::send::send;
-use crate::context::stat::{MODE_DIR, MODE_SYMLINK};
+use crate::context::stat::{MODE_CHAR_DEVICE, MODE_DEVICE, MODE_DIR, MODE_SYMLINK};
 use crate::context::{LocalDir, Selection};
 use crate::proto::fsutil::types::{Packet, Stat, packet::PacketType};
 
@@ -150,6 +150,26 @@ fn a_socket_arrives_as_an_empty_file_and_holes_as_zeros() {
     let mut tail = [1; 8];
     sparse.read_exact_at(&mut tail, (40 << 20) - 5).unwrap();
     assert_eq!(&tail, b"\0\0\0\0\0end");
+}
+
+#[test]
+fn a_device_needs_privileges_and_says_so() {
+    let target = tempfile::tempdir().unwrap();
+    let mut device = entry("null", MODE_DEVICE | MODE_CHAR_DEVICE | 0o640, "");
+    let stat = device.stat.get_or_insert_default();
+    (stat.devmajor, stat.devminor) = (1, 3);
+    let (outcome, _) = play(target.path(), vec![device, Packet::default()]);
+    let path = target.path().join("null");
+    match outcome {
+        Ok(()) => {
+            let meta = path.symlink_metadata().unwrap();
+            assert_eq!((meta.mode(), meta.rdev()), (0o020640, rustix::fs::makedev(1, 3)));
+        }
+        Err(error) => {
+            assert!(!path.exists());
+            assert_eq!(error.to_string(), "failed to create device null");
+        }
+    }
 }
 
 #[test]
@@ -411,7 +431,7 @@ fn a_bad_pattern_is_an_error_and_no_listing() {
         let mut packets = send(dir, selection, ReceiverStream::new(queue).map(Ok));
         assert_eq!(packets.next().await.unwrap().unwrap().r#type, i32::from(PacketType::PacketErr));
         let status = packets.next().await.unwrap().unwrap_err();
-        assert_eq!(status.message(), "invalid exclude pattern \"a[\": syntax error in pattern");
+        assert_eq!(status.message(), "invalid exclude pattern: \"a[\": syntax error in pattern");
         assert!(packets.next().await.is_none());
     });
 }

@@ -21,6 +21,7 @@ use tonic::Status;
 use super::listing::{Kind, Listing};
 use super::tree::Tree;
 use crate::context::stat::{MODE_DEVICE, MODE_DIR, MODE_NAMED_PIPE, MODE_SYMLINK, MODE_TYPE};
+use crate::context::with_causes;
 use crate::proto::fsutil::types::{self, Packet, Xattr, packet::PacketType};
 
 /// Requests that are not yet answered in full. Upstream's sender queues this many before it stops reading.
@@ -52,7 +53,7 @@ impl Receiver {
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
     /// The file system of this side refused.
-    #[error("failed to {operation} {path}: {source}")]
+    #[error("failed to {operation} {path}")]
     Write {
         operation: &'static str,
         path: String,
@@ -70,7 +71,7 @@ pub enum ReceiveError {
     Sender(String),
     /// The stream broke.
     #[error("the daemon's transfer of the result failed: {}", .0.message())]
-    Status(#[source] Box<Status>),
+    Status(Box<Status>),
     /// The stream ended before the tree was complete.
     #[error("the daemon ended the transfer of the result early")]
     Ended,
@@ -87,7 +88,10 @@ pub async fn receive(
     outgoing: mpsc::Sender<Packet>,
 ) -> Result<(), ReceiveError> {
     let (batches, queue) = mpsc::channel(BATCHES);
-    let mut writing = spawn_blocking(move || write(&root, queue, &outgoing));
+    // The clone that stays here keeps our half of the stream open until the daemon has answered our FIN: its answer would
+    // fail otherwise, and with it the export.
+    let out = outgoing.clone();
+    let mut writing = spawn_blocking(move || write(&root, queue, &out));
     let joined = |outcome: Result<Result<(), ReceiveError>, tokio::task::JoinError>| {
         outcome.unwrap_or(Err(ReceiveError::Cancelled))
     };
@@ -118,6 +122,7 @@ pub async fn receive(
             break;
         }
     }
+    drop(outgoing);
     Ok(())
 }
 
@@ -172,7 +177,7 @@ fn write(
         // No receiver: the daemon is gone and needs no reason.
         let _ = outgoing.blocking_send(Packet {
             r#type: PacketType::PacketErr.into(),
-            data: error.to_string().into_bytes().into(),
+            data: with_causes(error).into_bytes().into(),
             ..Packet::default()
         });
     }
@@ -259,17 +264,18 @@ impl<'a> Writer<'a> {
             _ => Kind::File,
         };
         let id = self.listing.add(path, kind).map_err(invalid)?;
-        let done = if is_dir {
+        let (operation, done) = if is_dir {
             self.dirs.push(File { id, mode, mtime });
-            self.tree.create_dir(path, &entry.xattrs)
+            ("create directory", self.tree.create_dir(path, &entry.xattrs))
         } else if is_symlink {
-            self.tree.create_symlink(path, &entry.linkname, mtime)
+            ("create symlink", self.tree.create_symlink(path, &entry.linkname, mtime))
         } else if is_special && !is_link {
-            self.tree.create_special(path, mode, (entry.devmajor, entry.devminor), mtime)
+            let operation = if mode & MODE_DEVICE != 0 { "create device" } else { "create fifo" };
+            (operation, self.tree.create_special(path, mode, (entry.devmajor, entry.devminor), mtime))
         } else if is_link {
             let target = self.listing.find_file(&entry.linkname).ok_or(invalid("link to unknown path"))?;
             self.links.push((id, target));
-            Ok(())
+            return Ok(());
         } else if mode & MODE_TYPE != 0 {
             return Err(invalid("unknown type of file"));
         } else {
@@ -283,7 +289,7 @@ impl<'a> Writer<'a> {
             self.waiting.push_back(File { id, mode, mtime });
             return Ok(());
         };
-        done.map_err(|source| ReceiveError::write("create", path, source))
+        done.map_err(|source| ReceiveError::write(operation, path, source))
     }
 
     /// A piece of a requested file, or its end.

@@ -14,15 +14,20 @@ mod filesync;
 mod health;
 pub mod host;
 mod secrets;
+#[cfg(test)]
+mod services_tests;
 mod sshforward;
 mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_stream::StreamExt;
+use tokio::sync::mpsc;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+use tonic::transport::Server;
+use tonic::transport::server::Router;
 
 use crate::client::{self, Client, MAX_MESSAGE};
 use crate::context::LocalDir;
@@ -81,22 +86,46 @@ impl Session {
     /// Registers the session with the daemon and serves it until the returned value is closed or dropped.
     pub(crate) async fn open(self, client: &Client, limit: Duration) -> Result<Attached, BuildError> {
         const DURING: &str = "the opening of the session";
+        let shared_key = self.shared_key.clone();
+        let Services { router, methods, deliveries, handlers } = self.services();
+        let id = crate::identity::fresh();
+        let (pipe, outgoing) = tunnel::pipe();
+        let closer = Closer(pipe.clone());
+        let mut request = tonic::Request::new(outgoing);
+        introduce(request.metadata_mut(), &id, &shared_key, &methods);
+        let mut control = client.control();
+        let incoming = client
+            .ask(DURING, limit, control.session(request))
+            .await?
+            .map_err(|status| client::lost(DURING, &status))?
+            .into_inner();
+        // Returns as soon as the one connection is being served, by a task that ends with it.
+        router
+            .serve_with_incoming(tokio_stream::once(Ok::<_, Infallible>(tunnel::Tunnel::new(incoming, pipe))))
+            .await
+            .map_err(|error| client::lost(DURING, &error))?;
+        Ok(Attached { id, closer, deliveries, handlers })
+    }
+
+    /// One service for each thing that the build needs, and no others.
+    fn services(self) -> Services {
         let (deliveries, handlers) = Deliveries::new(self.outputs);
         let mut methods: Vec<&str> = health::METHODS.to_vec();
         methods.extend(auth::METHODS);
-        let mut server = tonic::transport::Server::builder()
+        let mut router = Server::builder()
             .http2_max_header_list_size(MAX_HEADERS)
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW);
-        let sized = MAX_MESSAGE;
-        let mut router = server.add_service(HealthServer::new(health::Health)).add_service(
-            AuthServer::new(auth::Auth::new(self.host.clone())).max_decoding_message_size(sized),
-        );
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .add_service(HealthServer::new(health::Health))
+            .add_service(
+                AuthServer::new(auth::Auth::new(self.host.clone())).max_decoding_message_size(MAX_MESSAGE),
+            );
         if !self.locals.is_empty() {
             methods.extend(filesync::METHODS);
             let service = FileSyncServer::new(filesync::FileSync::new(self.locals));
-            router =
-                router.add_service(service.max_decoding_message_size(sized).max_encoding_message_size(sized));
+            router = router.add_service(
+                service.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
+            );
         }
         if !deliveries.is_empty() {
             methods.extend(filesend::METHODS);
@@ -110,27 +139,19 @@ impl Session {
         if !self.agents.is_empty() {
             methods.extend(sshforward::METHODS);
             let service = SshServer::new(sshforward::Agents::new(self.host.clone(), self.agents));
-            router = router.add_service(service.max_decoding_message_size(sized));
+            router = router.add_service(service.max_decoding_message_size(MAX_MESSAGE));
         }
-
-        let id = crate::identity::fresh();
-        let (pipe, outgoing) = tunnel::pipe();
-        let closed = Closer(pipe.clone());
-        let mut request = tonic::Request::new(outgoing);
-        introduce(request.metadata_mut(), &id, &self.shared_key, &methods);
-        let mut control = client.control();
-        let incoming = client
-            .ask(DURING, limit, control.session(request))
-            .await?
-            .map_err(|status| client::lost(DURING, &status))?
-            .into_inner();
-        let connection = tokio_stream::once(Ok::<_, std::io::Error>(tunnel::Tunnel::new(incoming, pipe)));
-        router
-            .serve_with_incoming(connection.map(|connection| connection))
-            .await
-            .map_err(|error| client::lost(DURING, &error))?;
-        Ok(Attached { id, closer: closed, deliveries, handlers })
+        Services { router, methods, deliveries, handlers }
     }
+}
+
+/// A session before it is known to a daemon.
+struct Services {
+    router: Router,
+    methods: Vec<&'static str>,
+    deliveries: Arc<Deliveries>,
+    /// Ends with the last receiver at work.
+    handlers: mpsc::Receiver<()>,
 }
 
 /// Who this session is and what may be asked of it. One entry for each method: the daemon does not split lists.
@@ -150,7 +171,7 @@ pub(crate) struct Attached {
     id: String,
     closer: Closer,
     deliveries: Arc<Deliveries>,
-    handlers: tokio::sync::mpsc::Receiver<()>,
+    handlers: mpsc::Receiver<()>,
 }
 
 /// Closes on drop, so that no way out of a build leaves a session behind.
@@ -172,12 +193,11 @@ impl Attached {
         self.closer.0.close();
     }
 
-    /// What arrived. Waits, within bounds, for receivers that still set the times of what they wrote; call it after
+    /// What arrived. Waits, at most for `limit`, for receivers that are still writing; call it after
     /// [`Attached::close`], which ends their streams.
-    pub(crate) async fn deliveries(&mut self) -> Delivered {
-        const LAST_TOUCHES: Duration = Duration::from_secs(5);
+    pub(crate) async fn deliveries(&mut self, limit: Duration) -> Delivered {
         self.deliveries.stop_accepting();
-        let _ = tokio::time::timeout(LAST_TOUCHES, self.handlers.recv()).await;
+        let _ = tokio::time::timeout(limit, self.handlers.recv()).await;
         self.deliveries.take()
     }
 }

@@ -223,3 +223,22 @@ fn article_policy_is_corrected_line_by_line() {
         assert_eq!(correction.to_string().lines().count(), 1);
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(128))]
+
+    /// Whatever a name or value contains, it cannot become policy.
+    #[test]
+    fn no_string_escapes_its_quotes(value in "[^\\x00]{0,40}", path in "[^\\x00/]{1,20}", host in "[ -~]{0,64}") {
+        let over = Overrides {
+            env: vec![("A".to_owned(), value)],
+            cwd: format!("/ws/{path}.").into(),
+            ..Overrides::default()
+        };
+        let mut policy = Policy::parse("p", b"hostname: 'x'").unwrap().into_config();
+        policy.hostname = Some(host);
+        let jail = Jail::new(Policy::from_config("p", policy), over, &caller(1001)).unwrap();
+        let back = Policy::parse("back", jail.config_text().as_bytes()).unwrap().into_config();
+        proptest::prop_assert_eq!(back, jail.config);
+    }
+}

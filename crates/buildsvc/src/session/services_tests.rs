@@ -1,0 +1,292 @@
+//! The services of a session as a daemon sees them, over a connection in memory.
+
+use std::io::{Read, Seek};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, IntoStreamingRequest, Request, Status};
+use tonic_prost::ProstCodec;
+
+use super::host::{Credentials, HostError, Secret, Token, TokenRequest};
+use super::*;
+use crate::proto::grpc::health::v1 as health_wire;
+use crate::proto::moby::buildkit::secrets::v1 as secrets_wire;
+use crate::proto::moby::filesync::v1 as wire;
+use crate::proto::moby::sshforward::v1 as ssh_wire;
+
+/// What every question is answered with.
+#[derive(Debug, Clone, Copy)]
+enum Mood {
+    Gives,
+    HasNone,
+    OffersNothing,
+    Refuses,
+}
+
+#[derive(Debug)]
+struct Answers {
+    mood: Mood,
+    asked: AtomicUsize,
+}
+
+impl Answers {
+    fn answer<T>(&self, value: T, none: T) -> Result<T, HostError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        match self.mood {
+            Mood::Gives => Ok(value),
+            Mood::HasNone => Ok(none),
+            Mood::OffersNothing => Err(HostError::NotOffered("it")),
+            Mood::Refuses => Err(HostError::Refused("the rules say no".into())),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Host for Answers {
+    async fn credentials(&self, host: &str) -> Result<Credentials, HostError> {
+        let given = Credentials { username: host.to_owned(), secret: Secret(b"pw".to_vec()) };
+        self.answer(given, Credentials::default())
+    }
+
+    async fn token_authority(&self, _: &str, _: &[u8]) -> Result<Option<[u8; 32]>, HostError> {
+        self.answer(Some([7; 32]), None)
+    }
+
+    async fn sign_token_challenge(&self, _: &str, _: &[u8], payload: &[u8]) -> Result<Vec<u8>, HostError> {
+        self.answer(payload.repeat(2), Vec::new())
+    }
+
+    async fn fetch_token(&self, request: TokenRequest) -> Result<Token, HostError> {
+        let token = |text: String| Token { token: Secret(text.into()), expires_in: 60, issued_at: 9 };
+        self.answer(token(request.scopes.join(" ")), token(String::new()))
+    }
+
+    async fn secret(&self, id: &str) -> Result<Option<Secret>, HostError> {
+        let size = if id == "huge" { crate::secret::MAX_SECRET + 1 } else { crate::secret::MAX_SECRET };
+        self.answer(Some(Secret(vec![1; size])), None)
+    }
+
+    async fn agent(&self, _: &str) -> Result<Option<OwnedFd>, HostError> {
+        self.answer(None, None)
+    }
+
+    async fn has_agent(&self, _: &str) -> Result<bool, HostError> {
+        self.answer(true, false)
+    }
+}
+
+struct Served {
+    channel: Channel,
+    answers: Arc<Answers>,
+    methods: Vec<&'static str>,
+    deliveries: Arc<Deliveries>,
+    handlers: mpsc::Receiver<()>,
+}
+
+async fn serve(mood: Mood, ids: &[&str], outputs: Vec<Option<Output>>) -> Served {
+    let answers = Arc::new(Answers { mood, asked: AtomicUsize::new(0) });
+    let session = Session {
+        shared_key: String::new(),
+        locals: BTreeMap::new(),
+        outputs,
+        host: answers.clone(),
+        secrets: ids.iter().map(|id| id.to_string()).collect(),
+        agents: ids.iter().map(|id| id.to_string()).collect(),
+    };
+    let Services { router, methods, deliveries, handlers } = session.services();
+    let (daemon, ours) = tokio::io::duplex(1 << 16);
+    router.serve_with_incoming(tokio_stream::once(Ok::<_, Infallible>(ours))).await.unwrap();
+    let mut once = Some(TokioIo::new(daemon));
+    let connector = tower::service_fn(move |_| {
+        let stream = once.take().ok_or_else(|| std::io::Error::other("only one connection"));
+        async move { stream }
+    });
+    let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap();
+    Served { channel, answers, methods, deliveries, handlers }
+}
+
+fn code<T: std::fmt::Debug>(reply: Result<T, Status>) -> Code {
+    reply.expect_err("an error").code()
+}
+
+#[tokio::test]
+async fn only_what_is_needed_is_registered() {
+    let served = serve(Mood::Gives, &[], vec![None]).await;
+    assert!(served.methods.iter().all(|method| method.contains("Health") || method.contains("Auth")));
+    let mut secrets = secrets_wire::secrets_client::SecretsClient::new(served.channel.clone());
+    assert_eq!(
+        code(secrets.get_secret(secrets_wire::GetSecretRequest::default()).await),
+        Code::Unimplemented
+    );
+    let mut agents = ssh_wire::ssh_client::SshClient::new(served.channel.clone());
+    assert_eq!(code(agents.check_agent(ssh_wire::CheckAgentRequest::default()).await), Code::Unimplemented);
+    assert_eq!(code(deliver(&served, 0, &[]).await), Code::Unimplemented);
+    let mut health = health_wire::health_client::HealthClient::new(served.channel.clone());
+    let reply = health.check(health_wire::HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(reply.status(), health_wire::health_check_response::ServingStatus::Serving);
+}
+
+#[tokio::test]
+async fn credentials_are_given_or_empty() {
+    for (mood, want) in [
+        (Mood::Gives, Ok(("r.io", "pw"))),
+        (Mood::HasNone, Ok(("", ""))),
+        (Mood::OffersNothing, Ok(("", ""))),
+        (Mood::Refuses, Err(Code::PermissionDenied)),
+    ] {
+        let mut auth = wire::auth_client::AuthClient::new(serve(mood, &[], vec![]).await.channel);
+        let reply = auth.credentials(wire::CredentialsRequest { host: "r.io".into() }).await;
+        let reply = reply.map(tonic::Response::into_inner).map_err(|status| status.code());
+        let reply = reply.as_ref().map(|r| (r.username.as_str(), r.secret.as_str())).map_err(|code| *code);
+        assert_eq!(reply, want, "{mood:?}");
+    }
+}
+
+/// On "unavailable" and "unimplemented" alone the daemon goes on to ask for credentials.
+#[tokio::test]
+async fn a_token_authority_is_there_or_the_daemon_asks_for_credentials() {
+    for (mood, want) in [
+        (Mood::Gives, None),
+        (Mood::HasNone, Some(Code::Unavailable)),
+        (Mood::OffersNothing, Some(Code::Unimplemented)),
+        (Mood::Refuses, Some(Code::Unavailable)),
+    ] {
+        let mut auth = wire::auth_client::AuthClient::new(serve(mood, &[], vec![]).await.channel);
+        let asked =
+            wire::GetTokenAuthorityRequest { host: "r.io".into(), salt: Bytes::from_static(&[1; 32]) };
+        let reply = auth.get_token_authority(asked).await;
+        match want {
+            Some(want) => assert_eq!(code(reply), want, "{mood:?}"),
+            None => assert_eq!(reply.unwrap().into_inner().public_key, [7; 32].as_slice()),
+        }
+    }
+    let mut auth = wire::auth_client::AuthClient::new(serve(Mood::Gives, &[], vec![]).await.channel);
+    let challenge =
+        wire::VerifyTokenAuthorityRequest { payload: Bytes::from_static(b"ab"), ..Default::default() };
+    assert_eq!(auth.verify_token_authority(challenge).await.unwrap().into_inner().signed, "abab");
+    let asked = wire::FetchTokenRequest { scopes: vec!["a".into(), "b".into()], ..Default::default() };
+    let token = auth.fetch_token(asked).await.unwrap().into_inner();
+    assert_eq!((token.token.as_str(), token.expires_in, token.issued_at), ("a b", 60, 9));
+    let long = wire::CredentialsRequest { host: "x".repeat(5000) };
+    assert_eq!(code(auth.credentials(long).await), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn unknown_secrets_are_not_found_and_not_asked_for() {
+    let served = serve(Mood::Gives, &["known", "huge"], vec![]).await;
+    let ask = |id: &str| {
+        let mut secrets = secrets_wire::secrets_client::SecretsClient::new(served.channel.clone());
+        let request = secrets_wire::GetSecretRequest { id: id.into(), ..Default::default() };
+        async move { secrets.get_secret(request).await.map(|reply| reply.into_inner().data.len()) }
+    };
+    assert_eq!(code(ask("GIT_AUTH_TOKEN.r.io").await), Code::NotFound);
+    assert_eq!(served.answers.asked.load(Ordering::Relaxed), 0);
+    assert_eq!(ask("known").await.unwrap(), crate::secret::MAX_SECRET);
+    assert_eq!(code(ask("huge").await), Code::InvalidArgument);
+    for (mood, want) in [
+        (Mood::HasNone, Code::NotFound),
+        (Mood::OffersNothing, Code::NotFound),
+        (Mood::Refuses, Code::PermissionDenied),
+    ] {
+        let mut secrets =
+            secrets_wire::secrets_client::SecretsClient::new(serve(mood, &["a"], vec![]).await.channel);
+        let request = secrets_wire::GetSecretRequest { id: "a".into(), ..Default::default() };
+        assert_eq!(code(secrets.get_secret(request).await), want, "{mood:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_unnamed_agent_is_the_default_one() {
+    let served = serve(Mood::Gives, &["default"], vec![]).await;
+    let check = |id: &str| {
+        let mut agents = ssh_wire::ssh_client::SshClient::new(served.channel.clone());
+        let request = ssh_wire::CheckAgentRequest { id: id.into() };
+        async move { agents.check_agent(request).await }
+    };
+    check("").await.unwrap();
+    check("default").await.unwrap();
+    assert_eq!(code(check("other").await), Code::NotFound);
+}
+
+/// Calls FileSend as a daemon does, with one message for each chunk.
+async fn deliver(served: &Served, exporter: usize, chunks: &[&'static [u8]]) -> Result<(), Status> {
+    let messages: Vec<_> =
+        chunks.iter().map(|chunk| wire::BytesMessage { data: Bytes::from_static(chunk) }).collect();
+    let mut request = tokio_stream::iter(messages).into_streaming_request();
+    request
+        .metadata_mut()
+        .insert("buildkit-attachable-exporter-id", exporter.to_string().parse().expect("a number"));
+    call(served, request).await
+}
+
+async fn call(
+    served: &Served,
+    request: Request<impl tokio_stream::Stream<Item = wire::BytesMessage> + Send + 'static>,
+) -> Result<(), Status> {
+    let mut client = tonic::client::Grpc::new(served.channel.clone());
+    client.ready().await.expect("a connection");
+    let codec = ProstCodec::<wire::BytesMessage, wire::BytesMessage>::default();
+    let path = PathAndQuery::from_static("/moby.filesync.v1.FileSend/DiffCopy");
+    let mut replies = client.streaming(request, path, codec).await?.into_inner();
+    assert_eq!(replies.message().await?, None);
+    Ok(())
+}
+
+fn archive() -> (std::fs::File, Option<Output>) {
+    let file = tempfile::tempfile().unwrap();
+    let output = Output { path: "x.tar".into(), sink: Sink::File(file.try_clone().unwrap()) };
+    (file, Some(output))
+}
+
+async fn arrived(mut served: Served) -> Result<(), BuildError> {
+    served.deliveries.stop_accepting();
+    let _ = served.handlers.recv().await;
+    served.deliveries.take().complete()
+}
+
+#[tokio::test]
+async fn an_archive_is_delivered_once() {
+    let (mut file, output) = archive();
+    let served = serve(Mood::Gives, &[], vec![None, output]).await;
+    deliver(&served, 1, &[b"ab", b"", b"cd"]).await.unwrap();
+    let mut text = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "abcd");
+    assert_eq!(code(deliver(&served, 1, &[b"again"]).await), Code::FailedPrecondition);
+    assert_eq!(code(deliver(&served, 0, &[]).await), Code::NotFound);
+    assert_eq!(code(deliver(&served, 2, &[]).await), Code::NotFound);
+    arrived(served).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_does_not_arrive_whole_is_missed() {
+    let served = serve(Mood::Gives, &[], vec![archive().1]).await;
+    let missed = arrived(served).await.unwrap_err();
+    assert!(matches!(&missed, BuildError::Output { path, .. } if path == "x.tar"), "{missed:?}");
+
+    // Cut off: the daemon gives up in the middle.
+    let served = serve(Mood::Gives, &[], vec![archive().1]).await;
+    let (chunks, stream) = mpsc::channel(1);
+    let first = wire::BytesMessage { data: Bytes::from_static(b"half") };
+    chunks.send(first).await.unwrap();
+    {
+        let calling = call(&served, Request::new(tokio_stream::wrappers::ReceiverStream::new(stream)));
+        let ends = tokio::time::timeout(Duration::from_millis(50), calling).await;
+        assert!(ends.is_err(), "the call is under way until it is dropped");
+    }
+    drop(chunks);
+    assert!(matches!(arrived(served).await, Err(BuildError::Output { .. })));
+}
+
+#[tokio::test]
+async fn a_daemon_without_exporter_ids_means_the_first() {
+    let (_, output) = archive();
+    let served = serve(Mood::Gives, &[], vec![output]).await;
+    call(&served, Request::new(tokio_stream::empty())).await.unwrap();
+    arrived(served).await.unwrap();
+}
