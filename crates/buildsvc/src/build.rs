@@ -180,10 +180,12 @@ pub async fn run(
     events: mpsc::Sender<Event>,
     cancel: CancellationToken,
 ) -> Result<BuildResult, BuildError> {
-    if !build.requirements().is_empty() {
-        build.check(&client.info(ANSWER).await?)?;
-    }
-    let opening = session.open(client, ANSWER);
+    let opening = async {
+        if !build.requirements().is_empty() {
+            build.check(&client.info(ANSWER).await?)?;
+        }
+        session.open(client, ANSWER).await
+    };
     let mut attached = tokio::select! {
         biased;
         () = cancel.cancelled() => return Err(BuildError::Cancelled),
@@ -265,7 +267,7 @@ async fn failed(client: &Client, status: &Status, output: Option<BuildError>) ->
         let _ = tokio::time::timeout(SHUTDOWN, client.gone()).await;
     }
     if client.is_gone() && matches!(status.code(), Code::Cancelled | Code::Unavailable | Code::Unknown) {
-        return client::lost(DURING, status);
+        return client::refused(DURING, status);
     }
     BuildError::Solve(Box::new(failure::read(status)))
 }

@@ -22,6 +22,7 @@ use crate::error::BuildError;
 use crate::platform::Platform;
 use crate::proto::moby::buildkit::v1::control_client::ControlClient;
 use crate::proto::moby::buildkit::v1::{InfoRequest, ListWorkersRequest};
+use crate::status::bounded;
 use crate::version::Version;
 
 /// Of one gRPC message, both ways, as the daemon has it.
@@ -32,6 +33,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Error details quote the whole Dockerfile, and arrive as a trailer.
 const MAX_HEADERS: u32 = 16 << 20;
+/// Of a version, an id or a message that is shown.
+const MAX_TEXT: usize = 1 << 10;
 /// How long a call may take to notice that its connection has ended.
 const NOTICE: Duration = Duration::from_millis(300);
 
@@ -103,7 +106,7 @@ impl Client {
                 Err(status) if status.code() == Code::Unimplemented && !is_broken(&status) => {
                     Ok(DaemonInfo::default())
                 }
-                Err(status) => Err(lost("the first question", &status)),
+                Err(status) => Err(refused("the first question", &status)),
             }
         };
         self.info.get_or_try_init(ask).await.cloned()
@@ -114,7 +117,7 @@ impl Client {
         let during = "the question for workers";
         let mut control = self.control();
         let reply = self.ask(during, limit, control.list_workers(ListWorkersRequest::default())).await?;
-        let records = reply.map_err(|status| lost(during, &status))?.into_inner().record;
+        let records = reply.map_err(|status| refused(during, &status))?.into_inner().record;
         let worker = |record: crate::proto::moby::buildkit::v1::types::WorkerRecord| Worker {
             id: record.id,
             labels: record.labels.into_iter().collect(),
@@ -174,6 +177,16 @@ impl Client {
 /// Whether a status was made on this side, of a transport that failed, and not sent by the daemon.
 pub(crate) fn is_broken(status: &Status) -> bool {
     std::error::Error::source(status).is_some()
+}
+
+/// A call that has no result to tell of its failure: the transport failed, or the daemon does not do what every
+/// BuildKit does.
+pub(crate) fn refused(during: &'static str, status: &Status) -> BuildError {
+    if is_broken(status) {
+        return lost(during, status);
+    }
+    let message = bounded(status.message().to_owned(), MAX_TEXT);
+    BuildError::Lost { during, detail: format!("the builder answered {:?}: {message}", status.code()) }
 }
 
 pub(crate) fn ended(during: &'static str) -> BuildError {

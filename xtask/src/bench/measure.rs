@@ -1,7 +1,7 @@
 //! One exact measurement. A process of its own runs one program, waits for it and asks the kernel what its children used:
 //! `RUSAGE_CHILDREN` then covers that program and everything it waited for, and nothing else.
 //!
-//! The resident set has a floor: a child starts as a copy of its parent, here of a small static program (about 3 MiB).
+//! The resident set has a floor: a child starts as a copy of its parent, here of a small static program (about 2 MiB).
 
 use std::fs::File;
 use std::path::Path;

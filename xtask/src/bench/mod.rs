@@ -11,6 +11,8 @@ mod table;
 
 pub use measure::{SUBCOMMAND as MEASURE, main as measure};
 
+use std::process::Command;
+
 use anyhow::{Context, Result, bail};
 
 use crate::parts::{self, Auth, BaseImage, Buildkitd, Options, Registry, ScratchDir};
@@ -91,7 +93,7 @@ pub fn run(request: &Request) -> Result<()> {
         }
     }
     rows.sort_by_key(|row| (row.case, row.client));
-    let about = about(request.quick)?;
+    let about = about(&programs, &clients, request.quick)?;
     print!("{}", if request.json { table::json(&rows, &about) } else { table::text(&rows, &about) });
     Ok(())
 }
@@ -111,21 +113,23 @@ fn selected<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, wanted: &[Stri
 }
 
 /// What the numbers were taken on: name and value pairs.
-fn about(quick: bool) -> Result<Vec<(&'static str, String)>> {
+fn about(programs: &Clients, clients: &[Client], quick: bool) -> Result<Vec<(&'static str, String)>> {
+    let first_line = |command: &mut Command| -> Result<String> {
+        let output = command::output_of(command)?;
+        Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().trim().to_owned())
+    };
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let version = |program, argument| -> Result<String> {
-        let output = command::output_of(std::process::Command::new(program).arg(argument))?;
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    Ok(vec![
-        ("inputs", if quick { "quick: small, numbers mean little" } else { "full" }.to_owned()),
+    let mut about = vec![
+        ("inputs", if quick { "quick: small, the numbers mean little" } else { "full" }.to_owned()),
         ("cpus", cpus.to_string()),
         ("kernel", kernel.trim().to_owned()),
-        ("buildctl", version(tools::buildctl()?, "--version")?),
-        ("buildx", version(tools::buildx()?, "version")?),
-        ("daemon", version(tools::buildkitd()?, "--version")?),
-    ])
+        ("daemon", first_line(Command::new(tools::buildkitd()?).arg("--version"))?),
+    ];
+    for client in clients.iter().filter(|client| **client != Client::KtlUnjailed) {
+        about.push((client.name(), first_line(&mut programs.version(*client)?)?));
+    }
+    Ok(about)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Row;
+use super::cases::Case;
 use super::clients::Client;
 use super::measure::min_and_median;
 
@@ -70,7 +71,29 @@ pub fn text(rows: &[Row], about: &[(&str, String)]) -> String {
             own.rss.1 as f64 / 1024.0,
         );
     }
+    for (case, added) in jail_adds(rows) {
+        let _fits = writeln!(
+            text,
+            "{}the jail adds {:.1} ms to {}",
+            if last.take().is_some() { "\n" } else { "" },
+            added * 1000.0,
+            case.name()
+        );
+    }
     text
+}
+
+/// What the jail costs in wall time, in seconds: the difference of ktl's two middle values, per case.
+fn jail_adds(rows: &[Row]) -> Vec<(Case, f64)> {
+    let wall = |case, client| {
+        let row = rows.iter().find(|row: &&Row| row.case == case && row.client == client)?;
+        Some(figures(row)?.wall.1.as_secs_f64())
+    };
+    Case::ALL
+        .into_iter()
+        .filter(|case| *case != Case::Version)
+        .filter_map(|case| Some((case, wall(case, Client::Ktl)? - wall(case, Client::KtlUnjailed)?)))
+        .collect()
 }
 
 fn milliseconds(time: Duration) -> String {
@@ -97,29 +120,26 @@ pub fn json(rows: &[Row], about: &[(&str, String)]) -> String {
             }))
         })
         .collect();
+    let jail: serde_json::Map<String, Value> =
+        jail_adds(rows).into_iter().map(|(case, added)| (case.name().to_owned(), json!(added))).collect();
     let about: serde_json::Map<String, Value> =
         about.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
-    format!("{:#}\n", json!({"about": about, "results": results}))
+    format!("{:#}\n", json!({"about": about, "results": results, "jail_adds_s": jail}))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::cases::Case;
     use super::super::measure::Sample;
     use super::*;
 
-    fn row(client: Client, milliseconds: u64) -> Row {
+    fn row(case: Case, client: Client, milliseconds: u64) -> Row {
         let wall = Duration::from_millis(milliseconds);
-        Row {
-            case: Case::Version,
-            client,
-            samples: vec![Sample { wall, cpu: wall / 2, peak_rss_kib: 1024 * milliseconds }],
-        }
+        Row { case, client, samples: vec![Sample { wall, cpu: wall / 2, peak_rss_kib: 1024 * milliseconds }] }
     }
 
     #[test]
     fn ratios_are_to_buildctl() {
-        let rows = [row(Client::Buildctl, 40), row(Client::Ktl, 10)];
+        let rows = [row(Case::Version, Client::Buildctl, 40), row(Case::Version, Client::Ktl, 10)];
         let table = text(&rows, &[("cpus", "2".into())]);
         let expected = "cpus: 2\n\n\
 case              client        runs   wall min   wall med      x    cpu min    cpu med      x   rss MiB      x
@@ -134,9 +154,17 @@ version           buildctl         1    40.0 ms    40.0 ms   1.00    20.0 ms    
 
     #[test]
     fn without_buildctl_there_is_no_ratio() {
-        let rows = [row(Client::Ktl, 10)];
+        let rows = [row(Case::Version, Client::Ktl, 10)];
         assert!(text(&rows, &[]).contains("     -"));
         let value: Value = serde_json::from_str(&json(&rows, &[])).expect("valid JSON");
         assert!(value["results"][0]["ratio_to_buildctl"].is_null());
+    }
+
+    #[test]
+    fn the_price_of_the_jail_is_the_difference_of_ktl_and_ktl() {
+        let rows = [row(Case::SmallNoop, Client::Ktl, 30), row(Case::SmallNoop, Client::KtlUnjailed, 20)];
+        assert!(text(&rows, &[]).ends_with("\n\nthe jail adds 10.0 ms to small-noop\n"));
+        let value: Value = serde_json::from_str(&json(&rows, &[])).expect("valid JSON");
+        assert!((value["jail_adds_s"]["small-noop"].as_f64().unwrap_or_default() - 0.01).abs() < 1e-9);
     }
 }

@@ -9,6 +9,7 @@
 //! Follows moby/buildkit `session/session.go` and `session/grpc.go`.
 
 mod auth;
+mod deliveries;
 mod filesend;
 mod filesync;
 mod health;
@@ -38,7 +39,8 @@ use crate::proto::moby::buildkit::secrets::v1::secrets_server::SecretsServer;
 use crate::proto::moby::filesync::v1::auth_server::AuthServer;
 use crate::proto::moby::filesync::v1::file_sync_server::FileSyncServer;
 use crate::proto::moby::sshforward::v1::ssh_server::SshServer;
-use filesend::{Delivered, Deliveries, FileSend};
+use deliveries::{Delivered, Deliveries};
+use filesend::FileSend;
 use host::Host;
 
 /// What a build offers.
@@ -76,7 +78,7 @@ pub enum Sink {
 }
 
 /// The daemon asks with one header for each pattern of an ignore file, and a file may have thousands.
-const MAX_HEADERS: u32 = 4 << 20;
+const MAX_HEADERS: u32 = 16 << 20;
 /// What the daemon may send ahead on one call: an archive, the files of a result…
 const STREAM_WINDOW: u32 = 4 << 20;
 /// …and on all of them, so that a slow disk never holds up the answers to health checks.
@@ -97,7 +99,7 @@ impl Session {
         let incoming = client
             .ask(DURING, limit, control.session(request))
             .await?
-            .map_err(|status| client::lost(DURING, &status))?
+            .map_err(|status| client::refused(DURING, &status))?
             .into_inner();
         // Returns as soon as the one connection is being served, by a task that ends with it.
         router

@@ -54,6 +54,9 @@ async fn mistakes_are_told_by_the_daemon() {
     let missing = Job::new(&context).run(&client).await;
     let message = &missing.failure().message;
     assert!(message.contains("nowhere"), "{message}");
+    let unknown_exporter = Job::new(&context).output(export("zip", &[]), None).run(&client).await;
+    let message = &unknown_exporter.failure().message;
+    assert!(message.contains("zip"), "{message}");
     let mut stray = Job::new(&context);
     stray.session.locals.remove("dockerfile");
     let message = stray.run(&client).await.failure().message.clone();

@@ -4,6 +4,7 @@
 
 mod context;
 mod failures;
+mod help;
 mod invariants;
 mod jail;
 mod kill;

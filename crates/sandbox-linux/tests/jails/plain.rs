@@ -9,7 +9,7 @@ use std::process::Command;
 use sandbox_linux::{Builtin, Nsjail, Outcome, Policy};
 
 use crate::guest::HOST_PATHS;
-use crate::rig::{GUEST_ARGS, Rig, bind, is_root, run_with, traces};
+use crate::rig::{GUEST_ARGS, Rig, bind, is_root, role, run_with, traces};
 
 /// No account has this id.
 const NOBODY: &str = "54321";
@@ -21,16 +21,18 @@ fn suite() {
     }
     let Some(rig) = Rig::new() else { return };
     // Cargo's directory may be private; the copy in the rig is not.
-    let status = Command::new("setpriv")
-        .args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"])
-        .arg(rig.path("guest"))
-        .args(["--exact", "plain::suite", "--nocapture", "--test-threads=1"])
-        .env("KTL_TEST_PLAIN", "1")
-        .current_dir("/")
-        .status();
-    match status {
-        Ok(status) => assert!(status.success(), "the suite failed as a plain user: {status}"),
-        Err(error) => eprintln!("skipped: setpriv: {error}"),
+    for (role, groups) in [("alone", "--clear-groups"), ("groups", "--groups=54322")] {
+        let status = Command::new("setpriv")
+            .args(["--reuid", NOBODY, "--regid", NOBODY, groups])
+            .arg(rig.path("guest"))
+            .args(["--exact", "plain::suite", "--nocapture", "--test-threads=1"])
+            .env("KTL_TEST_ROLE", role)
+            .current_dir("/")
+            .status();
+        match status {
+            Ok(status) => assert!(status.success(), "the suite failed as a plain user: {status}"),
+            Err(error) => eprintln!("skipped: setpriv: {error}"),
+        }
     }
 }
 
@@ -38,6 +40,10 @@ fn checks() {
     let Some(rig) = Rig::new() else { return };
     let before = traces();
     builtin_policies(&rig);
+    if role().is_some_and(|role| role == "groups") {
+        return;
+    }
+    strict_filter(&rig);
     article(&rig);
     exit_codes(&rig);
     odd_names(&rig);
@@ -53,9 +59,32 @@ fn builtin_policies(rig: &Rig) {
         let run = rig.guest(&rig.jail(Policy::builtin(which), rig.overrides()));
         assert_eq!(run.outcome, Outcome::Exited(0), "{which:?}: {run:#?}");
         assert!(run.report.contains("threads 6\nprocesses 1\n"), "{}", run.report);
+        let groups = !rustix::process::getgroups().unwrap().is_empty();
+        assert_eq!(
+            run.report.contains("warning: the caller's supplementary groups"),
+            groups,
+            "{}",
+            run.report
+        );
         for path in HOST_PATHS {
             assert!(run.report.contains(&format!("{path} hidden\n")), "{path}: {}", run.report);
         }
+    }
+}
+
+/// The same attempts with and without the filter, so that it is the filter that refuses.
+fn strict_filter(rig: &Rig) {
+    let script = "exec >&10 2>&1; b=/ktl-bin/busybox; $b unshare -U $b echo nested; \
+                  $b nc 127.0.0.1 1; $b echo end";
+    let open = rig.shell(&rig.jail(Policy::builtin(Builtin::Ci), rig.overrides()), script);
+    assert!(open.report.starts_with("nested\n"), "{open:#?}");
+    assert!(open.report.contains("Network is unreachable"), "{open:#?}");
+    for which in [Builtin::Strict, Builtin::Hermetic] {
+        let shut = rig.shell(&rig.jail(Policy::builtin(which), rig.overrides()), script);
+        assert!(!shut.report.contains("nested"), "{shut:#?}");
+        assert!(shut.report.contains("Operation not permitted"), "{shut:#?}");
+        assert!(shut.report.contains("Address family not supported"), "{shut:#?}");
+        assert!(shut.report.ends_with("end\n"), "{shut:#?}");
     }
 }
 

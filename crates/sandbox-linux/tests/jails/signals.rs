@@ -48,6 +48,7 @@ fn supervisor_role() {
 }
 
 struct Supervisor {
+    _rig: Rig,
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
     pids: Vec<i32>,
@@ -55,18 +56,21 @@ struct Supervisor {
 
 impl Supervisor {
     fn start() -> Option<Supervisor> {
-        Rig::new()?;
+        // The child may be killed; its directory lies in this one.
+        let rig = Rig::new()?;
+
         // The harness has more than one thread; a signal must not find one where it is not blocked.
         let mut child = Command::new("env")
             .args(["HUP", "INT", "TERM"].map(|signal| format!("--block-signal={signal}")))
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", "signals::supervisor_role", "--nocapture", "--test-threads=1"])
             .env("KTL_TEST_ROLE", "supervisor")
+            .env("TMPDIR", rig.dir.path())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
-        let mut supervisor = Supervisor { child, lines, pids: Vec::new() };
+        let mut supervisor = Supervisor { _rig: rig, child, lines, pids: Vec::new() };
         let up = supervisor.wait_for("up ");
         supervisor.pids = up.split_whitespace().skip(1).map(|p| p.parse().unwrap()).collect();
         assert_eq!(supervisor.pids.len(), 2, "{up}");

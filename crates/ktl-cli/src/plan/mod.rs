@@ -1,0 +1,219 @@
+//! What a build will do, settled before anything is done.
+//!
+//! [`BuildPlan`] is the only thing that crosses into the jail besides open descriptors: the guest acts on it and on nothing
+//! else. It holds no secret, no credential and no path that the guest could not see anyway. [`HostPlan`] is the other half:
+//! what the host side must do before, during and after. Both come out of one pure function; its inputs are the command line,
+//! the environment and what [`Facts`] says of the machine.
+
+mod inputs;
+mod results;
+mod sandbox;
+mod trust;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use buildsvc::build::Build;
+use buildsvc::output::Destination;
+use buildsvc::secret::SecretSpec;
+use buildsvc::ssh::SshSpec;
+use sandbox_linux::Promises;
+use serde::{Deserialize, Serialize};
+
+pub use sandbox::SandboxPlan;
+
+use crate::broker::{AgentSource, SecretSource};
+use crate::cli::{BuildArgs, SandboxSwitch};
+use crate::display::Mode;
+use crate::env::{self, Env};
+use crate::failure::Failure;
+use inputs::Inputs;
+use results::Results;
+
+/// Raised whenever a [`BuildPlan`] changes its meaning; the guest refuses every other.
+pub const VERSION: u32 = 1;
+
+/// Where things are inside the jail.
+pub mod guest_path {
+    pub const CONTEXT: &str = "/workspace";
+    pub const DOCKERFILE: &str = "/ktl-dockerfile";
+    pub const CACHE: &str = "/ktl-cache";
+    pub const OUTPUT: &str = "/ktl-out";
+    pub const BINARY: &str = "/ktl-bin/ktl";
+}
+
+/// The part of the plan that the guest acts on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BuildPlan {
+    pub version: u32,
+    /// Made for this run; the guest's environment must hold the same.
+    pub nonce: String,
+    pub build: Build,
+    /// Names the daemon's copy of the context, so that the next build sends only what changed.
+    pub shared_key: String,
+    pub locals: Vec<Local>,
+    /// One for each exporter, in their order.
+    pub outputs: Vec<GuestOutput>,
+    pub secrets: Vec<String>,
+    pub agents: Vec<String>,
+    pub progress: Mode,
+    pub colour: bool,
+    pub quiet: bool,
+    /// 1 explains decisions, 2 traces the conversation with the builder.
+    pub verbose: u8,
+    /// Paths to look for from inside before the build starts.
+    pub probes: Vec<PathBuf>,
+    /// The builder must be able to keep RUN off the network.
+    pub hermetic: bool,
+    /// The builder's address, for messages.
+    pub builder: String,
+    /// What the jail promises; `None` when the user chose to run without.
+    pub promises: Option<Promises>,
+}
+
+/// A directory that the daemon may ask for by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Local {
+    pub name: String,
+    /// As the process that serves it sees it: a path in the jail, or on the host without one.
+    pub path: PathBuf,
+}
+
+/// How the guest writes what an exporter sends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuestOutput {
+    /// Nothing is sent to the client.
+    None,
+    /// To this open descriptor.
+    Descriptor(i32),
+    /// Into this directory.
+    Directory(PathBuf),
+}
+
+/// The part of the plan that stays outside.
+#[derive(Debug)]
+pub struct HostPlan {
+    pub context: PathBuf,
+    /// Host directories behind [`BuildPlan::locals`], by name.
+    pub locals: BTreeMap<String, PathBuf>,
+    pub destinations: Vec<Destination>,
+    pub secrets: Vec<SecretSource>,
+    pub agents: Vec<AgentSource>,
+    pub docker_config: Option<PathBuf>,
+    pub metadata_file: Option<PathBuf>,
+    pub iidfile: Option<PathBuf>,
+    pub cache: PathBuf,
+    pub sandbox: Option<SandboxPlan>,
+    /// Nothing was asked for that outlives the builder's cache.
+    pub stays_in_cache: bool,
+}
+
+/// What the plan needs to know of the machine.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub cwd: PathBuf,
+    pub uid: u32,
+    pub host_name: String,
+    pub stderr_is_terminal: bool,
+    pub nonce: String,
+    pub reference: String,
+    /// What a path leads to.
+    pub kind_of: fn(&Path) -> Kind,
+    /// A path with all its symlinks resolved, where it exists.
+    pub real: fn(&Path) -> Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Missing,
+    Directory,
+    File,
+    Other,
+}
+
+/// Settles what the arguments mean.
+pub fn resolve(
+    args: &BuildArgs,
+    verbose: u8,
+    env: &Env,
+    facts: &Facts,
+) -> Result<(BuildPlan, HostPlan), Failure> {
+    let inputs = Inputs::resolve(args, facts)?;
+    let (style, outputs) = results::progress_and_outputs(args)?;
+    let results = Results::resolve(args, outputs, facts)?;
+    let jailed = args.sandbox.sandbox != Some(SandboxSwitch::Off);
+    if !jailed {
+        sandbox::refuse_jail_flags_without_jail(args)?;
+    }
+
+    let secrets =
+        SecretSpec::list(&args.build.secret).map_err(|error| Failure::usage(format!("--secret: {error}")))?;
+    let secrets = secrets
+        .into_iter()
+        .map(|spec| trust::secret_source(spec, env, facts))
+        .collect::<Result<Vec<_>, _>>()?;
+    let agents = SshSpec::list(&args.build.ssh).map_err(|error| Failure::usage(format!("--ssh: {error}")))?;
+    let agents = agents
+        .into_iter()
+        .map(|spec| trust::agent_source(spec, env, facts))
+        .collect::<Result<Vec<_>, _>>()?;
+
+    let cache = env.cache_dir().map(|dir| facts.cwd.join(dir)).ok_or_else(|| {
+        Failure::usage("nowhere to keep ktl's cache: neither KTL_CACHE_DIR, XDG_CACHE_HOME nor HOME is set")
+            .hint("Set KTL_CACHE_DIR to a directory of yours.")
+    })?;
+
+    let locals = [("context", &inputs.context), ("dockerfile", &inputs.dockerfile_dir)];
+    let guest_locals = locals
+        .iter()
+        .map(|(name, host)| Local {
+            name: (*name).to_owned(),
+            path: if jailed { inputs.guest_path(host) } else { (*host).clone() },
+        })
+        .collect();
+
+    let mut plan = BuildPlan {
+        version: VERSION,
+        nonce: facts.nonce.clone(),
+        build: Build {
+            reference: facts.reference.clone(),
+            frontend: "dockerfile.v0".to_owned(),
+            frontend_attrs: inputs::frontend_attrs(args, &inputs, env)?,
+            exports: results.exports,
+            ..Build::default()
+        },
+        shared_key: inputs::shared_key(&inputs.context, facts),
+        locals: guest_locals,
+        outputs: results.destinations.iter().map(|_| GuestOutput::None).collect(),
+        secrets: secrets.iter().map(|secret| secret.id.clone()).collect(),
+        agents: agents.iter().map(|agent| agent.id.clone()).collect(),
+        progress: results::settle_style(style, args, facts),
+        colour: facts.stderr_is_terminal && env.get(env::NO_COLOR).is_none(),
+        quiet: args.display.quiet,
+        verbose,
+        probes: args.sandbox.sandbox_probe_path.clone(),
+        hermetic: args.sandbox.hermetic,
+        builder: String::new(),
+        promises: None,
+    };
+    if args.sandbox.hermetic {
+        plan.build.without_network();
+    }
+    let host = HostPlan {
+        locals: locals.iter().map(|(name, path)| ((*name).to_owned(), (*path).clone())).collect(),
+        context: inputs.context,
+        destinations: results.destinations,
+        secrets,
+        agents,
+        docker_config: env.docker_config_dir(),
+        metadata_file: args.result.metadata_file.as_ref().map(|path| facts.cwd.join(path)),
+        iidfile: args.result.iidfile.as_ref().map(|path| facts.cwd.join(path)),
+        cache,
+        sandbox: jailed.then(|| sandbox::sandbox_plan(args, env, facts)).transpose()?,
+        stays_in_cache: results.stays_in_cache,
+    };
+    Ok((plan, host))
+}
+
+#[cfg(test)]
+mod tests;

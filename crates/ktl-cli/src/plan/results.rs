@@ -1,0 +1,98 @@
+//! What comes out of a build, and how its progress is shown: `--output` names both.
+
+use std::collections::BTreeMap;
+
+use buildsvc::build::Export;
+use buildsvc::output::{self, Destination, OutputKind, OutputSpec};
+use buildsvc::reference::ImageRef;
+
+use super::Facts;
+use crate::cli::BuildArgs;
+use crate::display::Mode;
+use crate::failure::Failure;
+
+/// Exporters, and where what they send goes.
+pub struct Results {
+    pub exports: Vec<Export>,
+    pub destinations: Vec<Destination>,
+    pub stays_in_cache: bool,
+}
+
+impl Results {
+    pub fn resolve(args: &BuildArgs, outputs: Vec<OutputSpec>, facts: &Facts) -> Result<Results, Failure> {
+        let flags = &args.result;
+        let names = flags.tag.iter().map(|tag| tag.parse()).collect::<Result<Vec<ImageRef>, _>>();
+        let names = names.map_err(|error| Failure::usage(format!("--tag: {error}")))?;
+        let mut specs = outputs;
+        if flags.push && flags.load {
+            return Err(Failure::usage("--push and --load cannot be given together"));
+        }
+        if flags.push {
+            match specs.iter().position(|spec| spec.kind == OutputKind::Image) {
+                Some(at) => drop(specs[at].attrs.insert("push".to_owned(), "true".to_owned())),
+                None if specs.is_empty() => specs.push(OutputSpec::push()),
+                None => return Err(Failure::usage("--push goes with no --output but type=image")),
+            }
+        }
+        if flags.load {
+            specs.push(OutputSpec::load());
+        }
+        let stays_in_cache = specs.iter().all(|spec| spec.kind == OutputKind::CacheOnly);
+        if specs.is_empty() && !names.is_empty() {
+            // Gives the image its digest without sending it anywhere.
+            specs.push(OutputSpec {
+                kind: OutputKind::Image,
+                attrs: BTreeMap::new(),
+                destination: Destination::None,
+            });
+        }
+        specs.iter_mut().for_each(|spec| spec.name_it(&names));
+        let specs = output::settle(specs).map_err(|error| match error {
+            output::OutputError::PushWithoutName => {
+                Failure::usage("a push needs the name of the image").hint("Add -t REGISTRY/NAME:TAG")
+            }
+            error => Failure::usage(format!("--output: {error}")),
+        })?;
+        let absolute = |destination| match destination {
+            Destination::File(path) => Destination::File(facts.cwd.join(path)),
+            Destination::Directory(path) => Destination::Directory(facts.cwd.join(path)),
+            other => other,
+        };
+        let destinations = specs.iter().map(|spec| absolute(spec.destination.clone())).collect();
+        let exports = specs
+            .into_iter()
+            .map(|spec| Export { kind: spec.kind.name().to_owned(), attrs: spec.attrs })
+            .collect();
+        Ok(Results { exports, destinations, stays_in_cache })
+    }
+}
+
+/// Reads `--output`, of which two words name progress styles.
+pub fn progress_and_outputs(args: &BuildArgs) -> Result<(Option<Mode>, Vec<OutputSpec>), Failure> {
+    let mut style = args.display.progress;
+    let mut outputs = Vec::new();
+    for text in &args.result.output {
+        match text.as_str() {
+            "logs" => style = Some(Mode::Plain),
+            "tty" => style = Some(Mode::Tty),
+            _ => outputs.push(
+                OutputSpec::parse(text)
+                    .map_err(|error| Failure::usage(format!("--output {text}: {error}")))?,
+            ),
+        }
+    }
+    Ok((style, outputs))
+}
+
+/// `auto` ends here: the guest does not see whether a person is looking.
+pub fn settle_style(style: Option<Mode>, args: &BuildArgs, facts: &Facts) -> Mode {
+    if args.display.quiet {
+        return Mode::Quiet;
+    }
+    match style.unwrap_or(Mode::Auto) {
+        // Lines of the jail's log would tear a live view.
+        Mode::Auto if facts.stderr_is_terminal && !args.sandbox.sandbox_logs => Mode::Tty,
+        Mode::Auto => Mode::Plain,
+        given => given,
+    }
+}

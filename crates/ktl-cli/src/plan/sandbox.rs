@@ -1,0 +1,114 @@
+//! The jail that was asked for.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use super::{Facts, Kind, guest_path};
+use crate::cli::BuildArgs;
+use crate::env::{self, Env};
+use crate::failure::Failure;
+
+/// The jail that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxPlan {
+    pub config: Option<PathBuf>,
+    pub bin: Option<PathBuf>,
+    pub binds: Vec<HostBind>,
+    pub workdir: PathBuf,
+    pub logs: bool,
+    pub env: Vec<(String, String)>,
+    pub path_var: Option<OsString>,
+}
+
+/// `--sandbox-bind`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostBind {
+    pub src: PathBuf,
+    pub dst: PathBuf,
+    pub rw: bool,
+}
+
+pub fn refuse_jail_flags_without_jail(args: &BuildArgs) -> Result<(), Failure> {
+    let flags = &args.sandbox;
+    let given = [
+        ("--sandbox-config", flags.sandbox_config.is_some()),
+        ("--sandbox-bind", !flags.sandbox_bind.is_empty()),
+        ("--sandbox-bind-home", flags.sandbox_bind_home),
+        ("--sandbox-workdir", flags.sandbox_workdir.is_some()),
+        ("--sandbox-probe-path", !flags.sandbox_probe_path.is_empty()),
+        ("--sandbox-logs", flags.sandbox_logs),
+        ("--hermetic", flags.hermetic),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => {
+            Err(Failure::usage(format!("{flag} means nothing with --sandbox=off"))
+                .hint("Leave one of them out."))
+        }
+        None => Ok(()),
+    }
+}
+
+pub fn sandbox_plan(args: &BuildArgs, env: &Env, facts: &Facts) -> Result<SandboxPlan, Failure> {
+    let flags = &args.sandbox;
+    let mut binds =
+        flags.sandbox_bind.iter().map(|spec| parse_bind(spec, facts)).collect::<Result<Vec<_>, _>>()?;
+    if flags.sandbox_bind_home {
+        let home = env.home().ok_or_else(|| Failure::usage("--sandbox-bind-home: HOME is not set"))?;
+        binds.push(HostBind { src: home.clone(), dst: home, rw: false });
+    }
+    let workdir = flags.sandbox_workdir.clone().unwrap_or_else(|| guest_path::CONTEXT.into());
+    if !workdir.is_absolute() {
+        return Err(Failure::usage(format!(
+            "--sandbox-workdir {}: needs an absolute path",
+            workdir.display()
+        )));
+    }
+    let mut allowed: Vec<(String, String)> = vec![
+        (env::KTL_SANDBOX_ACTIVE.to_owned(), "1".to_owned()),
+        (env::KTL_SANDBOX_CONTEXT.to_owned(), guest_path::CONTEXT.to_owned()),
+        (env::KTL_SANDBOX_NONCE.to_owned(), facts.nonce.clone()),
+    ];
+    allowed.extend(env::GUEST_ALLOWED.iter().filter_map(|name| Some(((*name).to_owned(), env.text(name)?))));
+    Ok(SandboxPlan {
+        config: flags.sandbox_config.as_ref().map(|path| facts.cwd.join(path)),
+        bin: flags.sandbox_bin.as_ref().map(|path| facts.cwd.join(path)),
+        binds,
+        workdir,
+        logs: flags.sandbox_logs,
+        env: allowed,
+        path_var: env.get("PATH"),
+    })
+}
+
+/// Reads `HOST:GUEST[:ro|rw]` from the right, so that colons in the host path do no harm.
+pub(super) fn parse_bind(spec: &OsStr, facts: &Facts) -> Result<HostBind, Failure> {
+    let shown = spec.to_string_lossy();
+    let wrong = |why: &str| {
+        Failure::usage(format!("--sandbox-bind {shown}: {why}")).hint("The form is HOST:GUEST[:ro|rw].")
+    };
+    let bytes = spec.as_bytes();
+    let (rest, rw) = if let Some(rest) = bytes.strip_suffix(b":rw") {
+        (rest, true)
+    } else {
+        (bytes.strip_suffix(b":ro").unwrap_or(bytes), false)
+    };
+    let colon =
+        rest.iter().rposition(|byte| *byte == b':').ok_or_else(|| wrong("names no path in the jail"))?;
+    let (src, dst) = (OsStr::from_bytes(&rest[..colon]), Path::new(OsStr::from_bytes(&rest[colon + 1..])));
+    if src.is_empty() {
+        return Err(wrong("names no path on the host"));
+    }
+    if !dst.is_absolute()
+        || dst.components().any(|part| part == Component::ParentDir)
+        || dst == Path::new("/")
+    {
+        return Err(wrong("the path in the jail must be absolute, below /, and without `..`"));
+    }
+    let src = facts.cwd.join(src);
+    let src = (facts.real)(&src).unwrap_or(src);
+    if (facts.kind_of)(&src) == Kind::Missing {
+        return Err(wrong(&format!("there is nothing at {}", src.display())));
+    }
+    Ok(HostBind { src, dst: dst.to_owned(), rw })
+}

@@ -1,0 +1,176 @@
+//! What the command line comes to, in tables.
+
+use std::ffi::OsStr;
+
+use clap::Parser;
+
+use super::sandbox::{HostBind, parse_bind};
+use super::*;
+use crate::broker::AgentKind;
+use crate::cli::{Cli, Command};
+
+/// A world in which `/w/ctx` is a context, `/w/other/Dockerfile` lies beside it, and `/w/agent.sock` is a socket.
+fn facts() -> Facts {
+    Facts {
+        cwd: "/w".into(),
+        uid: 1000,
+        host_name: "host".into(),
+        stderr_is_terminal: false,
+        nonce: "nonce".into(),
+        reference: "ref".into(),
+        kind_of: |path| match path.to_str().unwrap_or_default() {
+            "/w/ctx" | "/w/ctx/sub" | "/w/other" => Kind::Directory,
+            "/w/ctx/Dockerfile" | "/w/ctx/sub/D" | "/w/other/Dockerfile" | "/w/key" => Kind::File,
+            "/w/agent.sock" => Kind::Other,
+            _ => Kind::Missing,
+        },
+        real: |_| None,
+    }
+}
+
+fn resolved(args: &[&str], env: &[(&str, &str)]) -> Result<(BuildPlan, HostPlan), Failure> {
+    let Command::Build(args) = Cli::parse_from(["ktl", "build"].iter().chain(args)).command else {
+        panic!("another command");
+    };
+    let env: Vec<_> = env.iter().copied().chain([("HOME", "/home/me")]).collect();
+    resolve(&args, 0, &Env::of(&env), &facts())
+}
+
+fn attrs(args: &[&str], env: &[(&str, &str)]) -> BTreeMap<String, String> {
+    resolved(args, env).unwrap().0.build.frontend_attrs
+}
+
+#[test]
+fn flags_become_attributes_of_the_frontend() {
+    for (args, env, expected) in [
+        (&["ctx"][..], &[][..], &[("filename", "Dockerfile")][..]),
+        (&["ctx", "-f", "ctx/sub/D"], &[], &[("filename", "D")]),
+        (&["ctx", "--target", "t"], &[], &[("target", "t")]),
+        (&["ctx", "--build-arg", "A=b=c"], &[], &[("build-arg:A", "b=c")]),
+        (&["ctx", "--build-arg", "A"], &[("A", "of env")], &[("build-arg:A", "of env")]),
+        (&["ctx", "--label", "a=b", "--label", "c"], &[], &[("label:a", "b"), ("label:c", "")]),
+        (&["ctx", "--platform", "linux/amd64,linux/arm64"], &[], &[("platform", "linux/amd64,linux/arm64")]),
+        (
+            &["ctx", "--platform", "aarch64", "--platform", "linux/amd64"],
+            &[],
+            &[("platform", "linux/arm64,linux/amd64")],
+        ),
+        (&["ctx", "--no-cache", "--pull"], &[], &[("no-cache", ""), ("image-resolve-mode", "pull")]),
+        (&["ctx"], &[("SOURCE_DATE_EPOCH", "7")], &[("build-arg:SOURCE_DATE_EPOCH", "7")]),
+        (
+            &["ctx", "--build-arg", "SOURCE_DATE_EPOCH=8"],
+            &[("SOURCE_DATE_EPOCH", "7")],
+            &[("build-arg:SOURCE_DATE_EPOCH", "8")],
+        ),
+        (&["ctx", "--hermetic"], &[], &[("force-network-mode", "none"), ("cmdline", "")]),
+    ] {
+        let got = attrs(args, env);
+        for (key, value) in expected {
+            assert_eq!(got.get(*key).map(String::as_str), Some(*value), "{args:?} {key}");
+        }
+    }
+    assert!(!attrs(&["ctx", "--build-arg", "A"], &[]).contains_key("build-arg:A"), "unset means not given");
+}
+
+#[test]
+fn paths_of_the_inputs_have_one_place_in_the_jail() {
+    for (args, context, dockerfile) in [
+        (&["ctx"][..], "/workspace", "/workspace"),
+        (&["ctx", "-f", "ctx/sub/D"], "/workspace", "/workspace/sub"),
+        (&["ctx", "-f", "other/Dockerfile"], "/workspace", "/ktl-dockerfile"),
+        (&["ctx", "--sandbox=off"], "/w/ctx", "/w/ctx"),
+        (&["ctx", "--sandbox=off", "-f", "other/Dockerfile"], "/w/ctx", "/w/other"),
+    ] {
+        let (plan, _) = resolved(args, &[]).unwrap();
+        let paths: Vec<_> =
+            plan.locals.iter().map(|local| (local.name.as_str(), local.path.to_str().unwrap())).collect();
+        assert_eq!(paths, [("context", context), ("dockerfile", dockerfile)], "{args:?}");
+    }
+}
+
+#[test]
+fn results_go_where_the_user_says() {
+    use Destination as D;
+    for (args, exports, destinations, in_cache) in [
+        (&["ctx"][..], &[][..], &[][..], true),
+        (&["ctx", "-t", "app:dev"], &["image"], &[D::None], true),
+        (&["ctx", "-o", "type=cacheonly"], &[], &[], true),
+        (&["ctx", "-o", "out"], &["local"], &[D::Directory("/w/out".into())], false),
+        (&["ctx", "-o", "-"], &["tar"], &[D::Stdout], false),
+        (&["ctx", "-t", "a", "--push"], &["image"], &[D::None], false),
+        (&["ctx", "-t", "a", "--load"], &["docker"], &[D::Engine], false),
+        (&["ctx", "--output", "tty"], &[], &[], true),
+        (
+            &["ctx", "-o", "type=oci,dest=/abs/a.oci", "-o", "x"],
+            &["oci", "local"],
+            &[D::File("/abs/a.oci".into()), D::Directory("/w/x".into())],
+            false,
+        ),
+    ] {
+        let (plan, host) = resolved(args, &[]).unwrap();
+        let kinds: Vec<_> = plan.build.exports.iter().map(|export| export.kind.as_str()).collect();
+        assert_eq!(kinds, exports, "{args:?}");
+        assert_eq!(host.destinations, destinations, "{args:?}");
+        assert_eq!(host.stays_in_cache, in_cache, "{args:?}");
+    }
+    let (plan, _) = resolved(&["ctx", "-t", "app:dev", "-t", "r.example/x", "--push"], &[]).unwrap();
+    assert_eq!(plan.build.exports[0].attrs["name"], "docker.io/library/app:dev,r.example/x:latest");
+    assert_eq!(plan.build.exports[0].attrs["push"], "true");
+}
+
+#[test]
+fn progress_is_settled_before_the_guest_starts() {
+    for (args, style) in [
+        (&["ctx"][..], Mode::Plain),
+        (&["ctx", "--progress", "tty"], Mode::Tty),
+        (&["ctx", "--output", "tty"], Mode::Tty),
+        (&["ctx", "--output", "logs", "--progress", "rawjson"], Mode::Plain),
+        (&["ctx", "-q", "--progress", "plain"], Mode::Quiet),
+    ] {
+        assert_eq!(resolved(args, &[]).unwrap().0.progress, style, "{args:?}");
+    }
+}
+
+#[test]
+fn the_guest_learns_names_and_no_values() {
+    let args = ["ctx", "--secret", "id=s,env=TOKEN", "--ssh", "default=agent.sock", "--ssh", "k=key"];
+    let (plan, host) =
+        resolved(&args, &[("TOKEN", "hush"), ("AWS_SECRET", "hush"), ("TERM", "xterm")]).unwrap();
+    let json = serde_json::to_string(&plan).unwrap();
+    assert!(!json.contains("hush") && !json.contains("agent.sock") && !json.contains("/home/me"), "{json}");
+    assert_eq!(
+        (plan.secrets, plan.agents),
+        (vec!["s".to_owned()], vec!["default".to_owned(), "k".to_owned()])
+    );
+    assert!(matches!(host.agents[0].kind, AgentKind::Socket(_)));
+    assert!(matches!(host.agents[1].kind, AgentKind::Keys(_)));
+    let names: Vec<_> = host.sandbox.unwrap().env.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["KTL_SANDBOX_ACTIVE", "KTL_SANDBOX_CONTEXT", "KTL_SANDBOX_NONCE", "TERM"]);
+}
+
+#[test]
+fn binds_are_read_from_the_right() {
+    let mut facts = facts();
+    facts.kind_of = |_| Kind::Directory;
+    for (spec, src, dst, rw) in [
+        ("/a:/b", "/a", "/b", false),
+        ("/a:/b:ro", "/a", "/b", false),
+        ("/a:/b:rw", "/a", "/b", true),
+        ("/a:x:y:/b:rw", "/a:x:y", "/b", true),
+        ("rel:/b", "/w/rel", "/b", false),
+    ] {
+        let bind = parse_bind(OsStr::new(spec), &facts).unwrap();
+        assert_eq!(bind, HostBind { src: src.into(), dst: dst.into(), rw }, "{spec}");
+    }
+    for spec in ["/a", "/a:", ":/b", "/a:b", "/a:/", "/a:/x/../y", "/a:/b:rx"] {
+        assert!(parse_bind(OsStr::new(spec), &facts).is_err(), "{spec}");
+    }
+}
+
+#[test]
+fn the_same_directory_keeps_its_key() {
+    let key = |args: &[&str]| resolved(args, &[]).unwrap().0.shared_key;
+    assert_eq!(key(&["ctx"]), key(&["ctx", "--no-cache"]));
+    assert!(key(&["ctx"]).starts_with("ctx:"));
+    assert_ne!(key(&["ctx"]), key(&["ctx/sub", "-f", "ctx/sub/D"]));
+}

@@ -1,0 +1,16 @@
+//! The command line is a contract: a change of it shows in review.
+
+use crate::ktl::World;
+
+#[test]
+fn help_is_as_reviewed() {
+    let world = World::new();
+    for (name, args) in [("ktl", &["--help"][..]), ("ktl-build", &["build", "--help"])] {
+        let ran = world.run(world.command().args(args)).ok();
+        assert_eq!(ran.stderr, "");
+        insta::assert_snapshot!(name, ran.stdout);
+    }
+    let short = world.run(world.command().args(["build", "-h"])).ok();
+    assert!(short.stdout.contains("--sandbox-probe-path"));
+    assert!(!short.stdout.contains("__tidy"));
+}
