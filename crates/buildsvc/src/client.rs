@@ -101,7 +101,10 @@ impl Client {
             let mut control = self.control();
             match self.ask("the first question", limit, control.info(InfoRequest {})).await? {
                 Ok(reply) => Ok(DaemonInfo {
-                    version: reply.into_inner().buildkit_version.unwrap_or_default().version,
+                    version: reply
+                        .into_inner()
+                        .buildkit_version
+                        .map_or_else(String::new, |told| bounded(told.version, MAX_TEXT)),
                 }),
                 Err(status) if status.code() == Code::Unimplemented && !is_broken(&status) => {
                     Ok(DaemonInfo::default())
@@ -119,14 +122,14 @@ impl Client {
         let reply = self.ask(during, limit, control.list_workers(ListWorkersRequest::default())).await?;
         let records = reply.map_err(|status| refused(during, &status))?.into_inner().record;
         let worker = |record: crate::proto::moby::buildkit::v1::types::WorkerRecord| Worker {
-            id: record.id,
+            id: bounded(record.id, MAX_TEXT),
             labels: record.labels.into_iter().collect(),
             platforms: record
                 .platforms
                 .iter()
                 .map(|p| Platform::of(&p.os, &p.architecture, &p.variant))
                 .collect(),
-            version: record.buildkit_version.unwrap_or_default().version,
+            version: record.buildkit_version.map_or_else(String::new, |told| bounded(told.version, MAX_TEXT)),
         };
         Ok(records.into_iter().map(worker).collect())
     }

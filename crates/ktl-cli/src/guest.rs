@@ -288,10 +288,11 @@ fn session(
         secrets: plan.secrets.iter().cloned().collect(),
         agents: plan.agents.iter().cloned().collect(),
     };
+    let hidden = crate::outputs::staging_name(&plan.nonce);
     for local in &plan.locals {
         let dir = LocalDir::open(&local.name, &local.path)
             .map_err(|error| Failure::usage(format!("failed to open {}: {error}", local.path.display())))?;
-        session.locals.insert(local.name.clone(), dir.with_opener(broker.clone()));
+        session.locals.insert(local.name.clone(), dir.with_opener(broker.clone()).hiding(&hidden));
     }
     for output in &plan.outputs {
         session.outputs.push(match output {

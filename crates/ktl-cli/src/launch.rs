@@ -92,7 +92,7 @@ pub fn prepare(
         binds,
         env: sandbox.env.clone(),
         cwd: sandbox.workdir.clone(),
-        no_network: plan.hermetic,
+        no_network: true,
         pass_fds: fds,
         ..Overrides::default()
     };

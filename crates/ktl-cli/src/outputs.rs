@@ -4,10 +4,10 @@
 //! and the host side moves the whole to its place after the build has succeeded: a build that fails, is cancelled or dies
 //! leaves what was there before, and a hostile builder neither sees nor touches what the destination already holds.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -18,6 +18,11 @@ use crate::failure::{Failure, chain};
 
 /// Names of what is not yet whole begin with this.
 pub const STAGING_PREFIX: &str = ".ktl-";
+
+/// What the names of all that this run has not yet made whole begin with.
+pub fn staging_name(nonce: &str) -> String {
+    format!("{STAGING_PREFIX}{nonce}")
+}
 
 /// A destination made ready. Dropped without [`Opened::commit`] it leaves nothing behind.
 #[derive(Debug)]
@@ -225,19 +230,21 @@ pub struct PendingDirectory {
 
 impl PendingDirectory {
     fn create(path: &Path, nonce: &str) -> Result<PendingDirectory, Failure> {
-        if let Ok(found) = fs::metadata(path) {
-            if !found.is_dir() {
+        // Within the destination where there is one: it may be a mount point, or lie in a directory that is not ours. The
+        // guest is shown the staging directory alone, so what else is there stays none of its business.
+        let staging = match fs::metadata(path) {
+            Ok(found) if found.is_dir() => path.join(staging_name(nonce)),
+            Ok(_) => {
                 return Err(Failure::usage(format!("the output directory {} is a file", path.display()))
                     .hint("Name a directory, or use type=tar for a file."));
             }
-        } else {
-            fs::create_dir_all(parent(path)).map_err(at("create", parent(path)))?;
-        }
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        // Below the destination's parent and not below itself: what the destination holds is none of the guest's business.
-        let staging = sibling(&path, nonce);
+            Err(_) => {
+                fs::create_dir_all(parent(path)).map_err(at("create", parent(path)))?;
+                sibling(path, nonce)
+            }
+        };
         DirBuilder::new().mode(0o700).create(&staging).map_err(at("create", &staging))?;
-        Ok(PendingDirectory { staging, path })
+        Ok(PendingDirectory { staging, path: path.to_owned() })
     }
 
     fn commit(self) -> Result<(), OutputError> {
@@ -250,8 +257,10 @@ impl PendingDirectory {
             merge(&self.staging, &self.path)?;
             return fs::remove_dir_all(&self.staging).map_err(at("remove", &self.staging));
         }
-        fs::set_permissions(&self.staging, Permissions::from_mode(0o755))
-            .map_err(at("set the mode of", &self.staging))?;
+        // Made anew so that the user's umask has its say, then replaced by what was received.
+        DirBuilder::new().mode(0o755).create(&self.path).map_err(at("create", &self.path))?;
+        let mode = fs::symlink_metadata(&self.path).map_err(at("stat", &self.path))?.permissions();
+        fs::set_permissions(&self.staging, mode).map_err(at("set the mode of", &self.staging))?;
         fs::rename(&self.staging, &self.path).map_err(at("move the result to", &self.path))
     }
 }
@@ -267,16 +276,14 @@ fn parent(path: &Path) -> &Path {
 }
 
 fn sibling(path: &Path, nonce: &str) -> PathBuf {
-    let mut name = std::ffi::OsString::from(STAGING_PREFIX);
-    name.push(nonce);
-    name.push("-");
-    name.push(path.file_name().unwrap_or_default());
-    let mut sibling = parent(path).join(&name);
+    let mut name = std::ffi::OsString::from(staging_name(nonce));
+    let own = path.file_name().unwrap_or_default();
     // A name that is near the limit leaves no room for the prefix.
-    if name.len() > 200 {
-        sibling = parent(path).join(format!("{STAGING_PREFIX}{nonce}"));
+    if own.len() < 150 {
+        name.push("-");
+        name.push(own);
     }
-    sibling
+    parent(path).join(name)
 }
 
 /// Gives everything below `dir` to `own`: needed where the file system cannot map the guest's id.

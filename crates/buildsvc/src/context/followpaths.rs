@@ -105,7 +105,7 @@ fn names(root: &LocalDir, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     while let Some(entry) = dir.next() {
         names.push(entry?.file_name().to_bytes().to_vec());
     }
-    names.retain(|name| name != b"." && name != b"..");
+    names.retain(|name| !root.leaves_out(name));
     names.sort_unstable();
     Ok(names)
 }

@@ -22,6 +22,7 @@ pub struct LocalDir {
     name: Arc<str>,
     root: Arc<OwnedFd>,
     opener: Option<Arc<dyn Opener>>,
+    hidden: Arc<[u8]>,
 }
 
 const BENEATH: ResolveFlags =
@@ -43,7 +44,7 @@ impl LocalDir {
     /// Opens `path`, following symlinks this once. `name` is what the daemon calls it.
     pub fn open(name: &str, path: &Path) -> io::Result<LocalDir> {
         let root = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(LocalDir { name: name.into(), root: Arc::new(root), opener: None })
+        Ok(LocalDir { name: name.into(), root: Arc::new(root), opener: None, hidden: Arc::new([]) })
     }
 
     /// Sets who opens what this process may not read.
@@ -51,8 +52,19 @@ impl LocalDir {
         LocalDir { opener: Some(opener), ..self }
     }
 
+    /// Leaves out every entry whose name begins with `prefix`, wherever it lies: what a build puts aside for its own
+    /// results may lie in the context, and must neither be sent nor change what is cached. Empty leaves out nothing.
+    pub fn hiding(self, prefix: &str) -> LocalDir {
+        LocalDir { hidden: prefix.as_bytes().into(), ..self }
+    }
+
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether a listing of a directory must not have this name.
+    pub(super) fn leaves_out(&self, name: &[u8]) -> bool {
+        name == b"." || name == b".." || (!self.hidden.is_empty() && name.starts_with(&self.hidden))
     }
 
     /// Opens the directory at `path` (empty for the root) for listing. With `parent`, `name` in it is that same entry.

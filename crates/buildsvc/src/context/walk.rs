@@ -108,7 +108,7 @@ impl Names {
 impl Walk<'_> {
     /// Reads the directory `fd` at the current path and makes it the innermost level.
     fn descend(&mut self, fd: OwnedFd, matched: Matched, sent: bool, id: DirId) -> Result<(), ContextError> {
-        let names = match read_names(fd.as_fd(), &mut self.buffer) {
+        let names = match read_names(self.dir, fd.as_fd(), &mut self.buffer) {
             Ok(names) => names,
             Err(error) if vanished(&error) => Names::default(),
             Err(source) => return Err(ContextError::read("list", &self.path, source)),
@@ -273,13 +273,13 @@ impl Walk<'_> {
     }
 }
 
-fn read_names(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Names> {
+fn read_names(root: &LocalDir, fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Names> {
     let mut names = Names::default();
     let mut dir = RawDir::new(fd, buffer);
     while let Some(entry) = dir.next() {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
-        if name == b"." || name == b".." {
+        if root.leaves_out(name) {
             continue;
         }
         names.order.push(Item { at: names.text.len(), len: name.len(), kind: entry.file_type() });

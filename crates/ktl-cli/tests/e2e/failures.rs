@@ -116,6 +116,14 @@ fn a_peer_that_is_no_builder() {
 }
 
 #[test]
+fn a_peer_that_says_nothing_is_given_up() {
+    let world = World::with_dockerfile("FROM scratch\n");
+    let socket = world.path("silent.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    world.build(&["--builder", &format!("unix://{}", socket.display())]).ends_with(3).says("builder");
+}
+
+#[test]
 fn the_search_says_what_to_start() {
     let world = World::with_dockerfile("FROM scratch\n");
     if std::path::Path::new("/run/buildkit/buildkitd.sock").exists() {

@@ -188,6 +188,39 @@ fn an_ignore_file_and_a_lower_case_dockerfile() {
 }
 
 #[test]
+fn outputs_within_the_context_are_not_part_of_it() {
+    let world = World::with_dockerfile("FROM scratch\nCOPY . /\n");
+    world.write("ctx/x", "x");
+    for extra in [None, Some("--sandbox=off")] {
+        let args = [
+            "build",
+            "ctx",
+            "-o",
+            "ctx/out",
+            "-o",
+            "type=tar,dest=ctx/out.tar",
+            "--iidfile",
+            "ctx/iid",
+            "-t",
+            "a",
+        ];
+        let run = || world.run(world.command().args(args).args(["-o", "type=image"]).args(extra)).ok();
+        run();
+        assert_eq!(names(&world.path("ctx/out")), ["Dockerfile", "x"]);
+        std::fs::remove_dir_all(world.path("ctx/out")).unwrap();
+        std::fs::create_dir(world.path("ctx/out")).unwrap();
+        std::fs::remove_file(world.path("ctx/out.tar")).unwrap();
+        std::fs::remove_file(world.path("ctx/iid")).unwrap();
+        run();
+        assert_eq!(names(&world.path("ctx/out")), ["Dockerfile", "out", "x"]);
+        assert_eq!(names(&world.path("ctx/out/out")), [""; 0]);
+        std::fs::remove_dir_all(world.path("ctx/out")).unwrap();
+        std::fs::remove_file(world.path("ctx/out.tar")).unwrap();
+        std::fs::remove_file(world.path("ctx/iid")).unwrap();
+    }
+}
+
+#[test]
 fn a_failed_build_leaves_the_old_output() {
     let world = World::with_dockerfile("FROM BUSYBOX\nRUN false\n");
     world.write("out.tar", "old");
@@ -197,6 +230,7 @@ fn a_failed_build_leaves_the_old_output() {
         .ends_with(1);
     assert_eq!(world.read("out.tar"), "old");
     assert_eq!(world.names(), ["ctx", "dir", "home", "out.tar"]);
+    assert_eq!(names(&world.path("dir")), ["old"]);
 }
 
 #[test]
