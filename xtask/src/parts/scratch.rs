@@ -2,11 +2,12 @@
 //! overlay), with short paths (a socket's must fit into 107 bytes), open to the users that tests make.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, statfs};
 
 use crate::{command, workspace};
@@ -61,6 +62,11 @@ fn parts_dir() -> Result<PathBuf> {
         [PathBuf::from(format!("/var/tmp/ktl-parts-{user}")), workspace::target_dir().join("parts")];
     for dir in &candidates {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        // Everybody may write to /var/tmp, so the name may have been taken by somebody else.
+        let found = dir.symlink_metadata().with_context(|| format!("stat {}", dir.display()))?;
+        if !found.is_dir() || found.uid() != user.as_raw() {
+            bail!("{} is not a directory of ours", dir.display());
+        }
         open_to_all(dir)?;
     }
     let is_disk = |dir: &&PathBuf| {

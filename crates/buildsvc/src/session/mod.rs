@@ -3,7 +3,7 @@
 //! While it solves, the daemon asks the client for what only the client has: the files of the build context, secrets,
 //! credentials, an ssh agent, and a place for results. It asks over a gRPC connection of its own, with the roles
 //! reversed: the bytes of that connection travel inside `Control.Session`, a stream of the connection that the client
-//! opened. [`tunnel`] makes those bytes a connection again; one module each serves the questions. A service that a build
+//! opened. `tunnel` makes those bytes a connection again; one module each serves the questions. A service that a build
 //! does not need is not registered at all, which denies it absolutely.
 //!
 //! Follows moby/buildkit `session/session.go` and `session/grpc.go`.
