@@ -43,12 +43,14 @@ pub fn link(name: &str, program: &Path) -> Result<()> {
 }
 
 /// Removes what earlier runs left when they were killed. Call it with setup's lock held.
+///
+/// A program that a killed run had started may still be writing there; then the next run removes it.
 pub fn remove_abandoned(dir: &Path) -> Result<()> {
     for dir in [dir.to_path_buf(), dir.join("bin")] {
         for entry in fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))? {
             let entry = entry.with_context(|| format!("list {}", dir.display()))?;
             if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-                remove(&entry.path())?;
+                let _later = remove(&entry.path());
             }
         }
     }

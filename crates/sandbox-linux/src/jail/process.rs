@@ -178,7 +178,12 @@ fn settle_seccomp(config: &mut NsJailConfig, corrections: &mut Vec<Correction>) 
 
 fn settle_no_network(config: &mut NsJailConfig, corrections: &mut Vec<Correction>) {
     let mut correct = |field: &str, was: &str, now: &str| {
-        corrections.push(Correction::new(field, was, now, "the guest needs none: its connection to the builder is handed in"));
+        corrections.push(Correction::new(
+            field,
+            was,
+            now,
+            "the guest needs none: its connection to the builder is handed in",
+        ));
     };
     if !config.clone_newnet() {
         correct("clone_newnet", "false", "true");
