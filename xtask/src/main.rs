@@ -27,10 +27,27 @@ Options of bench:
                          local-output, log-lines
 ";
 
+/// What was asked for.
+enum Action {
+    Help,
+    Setup,
+    Demo,
+    Test,
+    Bench(bench::Request),
+    Measure(Vec<String>),
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match run(&arguments) {
-        Ok(code) => code,
+    let action = match parse(&arguments) {
+        Ok(action) => action,
+        Err(error) => {
+            eprintln!("xtask: {error}; see `cargo xtask --help`");
+            return ExitCode::from(2);
+        }
+    };
+    match run(action) {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
@@ -38,37 +55,37 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &[String]) -> Result<ExitCode> {
-    let (command, rest) = match arguments {
-        [] => ("--help", arguments),
-        [command, rest @ ..] => (command.as_str(), rest),
-    };
-    if rest.iter().any(|argument| argument == "--help" || argument == "-h") && command != bench::MEASURE {
-        print!("{HELP}");
-        return Ok(ExitCode::SUCCESS);
+fn run(action: Action) -> Result<u8> {
+    match action {
+        Action::Help => print!("{HELP}"),
+        Action::Setup => setup::run()?,
+        Action::Demo => return demo::run().map(|held| u8::from(!held)),
+        Action::Test => return test::run(),
+        Action::Bench(request) => bench::run(&request)?,
+        Action::Measure(arguments) => bench::measure(&arguments)?,
     }
-    match command {
-        "setup" => no_options(rest).and_then(|()| setup::run()).map(|()| ExitCode::SUCCESS),
-        "demo" => no_options(rest).and_then(|()| demo::run()).map(|held| ExitCode::from(u8::from(!held))),
-        "test" => no_options(rest).and_then(|()| test::run()).map(ExitCode::from),
-        "bench" => bench::run(&bench_request(rest)?).map(|()| ExitCode::SUCCESS),
-        bench::MEASURE => bench::measure(rest).map(|()| ExitCode::SUCCESS),
-        "--help" | "-h" | "help" => {
-            print!("{HELP}");
-            Ok(ExitCode::SUCCESS)
-        }
-        other => {
-            eprintln!("xtask: no command `{other}`\n");
-            eprint!("{HELP}");
-            Ok(ExitCode::from(2))
-        }
-    }
+    Ok(0)
 }
 
-fn no_options(rest: &[String]) -> Result<()> {
+fn parse(arguments: &[String]) -> Result<Action> {
+    let Some((command, rest)) = arguments.split_first() else { return Ok(Action::Help) };
+    if command == bench::MEASURE {
+        return Ok(Action::Measure(rest.to_vec()));
+    }
+    if arguments.iter().any(|argument| ["--help", "-h"].contains(&argument.as_str())) {
+        return Ok(Action::Help);
+    }
+    let action = match command.as_str() {
+        "help" => Action::Help,
+        "setup" => Action::Setup,
+        "demo" => Action::Demo,
+        "test" => Action::Test,
+        "bench" => return bench_request(rest).map(Action::Bench),
+        other => bail!("no command `{other}`"),
+    };
     match rest.first() {
-        Some(option) => bail!("this command knows no option `{option}`"),
-        None => Ok(()),
+        Some(option) => bail!("{command} knows no option `{option}`"),
+        None => Ok(action),
     }
 }
 

@@ -19,6 +19,8 @@ pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
 pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// Set to anything, no colour is used (no-color.org).
 pub const NO_COLOR: &str = "NO_COLOR";
+/// Set by CI systems: nobody looks at a live view there.
+pub const CI: &str = "CI";
 /// Agent for `--ssh default`.
 pub const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 
@@ -63,6 +65,11 @@ impl Env {
 
     pub fn path(&self, name: &str) -> Option<PathBuf> {
         self.get(name).map(PathBuf::from)
+    }
+
+    /// Whether the terminal says that it cannot move its cursor.
+    pub fn is_dumb_terminal(&self) -> bool {
+        self.get("TERM").is_some_and(|term| term == "dumb")
     }
 
     /// The home directory as `HOME` has it. `/etc/passwd` is not asked: a static binary must stay away from the host's name

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -18,7 +17,7 @@ use crate::cancel::Cancel;
 use crate::cli::BuildArgs;
 use crate::dial::{self, Connection};
 use crate::display::inert;
-use crate::env::Env;
+use crate::env::{self, Env};
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 use crate::guest::{self, Ends, GuestResult};
@@ -31,7 +30,7 @@ use crate::ui::Ui;
 
 pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let ui = Ui { verbose: verbose > 0, quiet: args.display.quiet };
-    let (mut plan, host) = plan::resolve(args, verbose, env, &facts()?)?;
+    let (mut plan, host) = plan::resolve(args, verbose, env, &facts(env)?)?;
     refuse_tar_on_a_terminal(&host)?;
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
     let candidates = builder::candidates(&args.builder, env)?;
@@ -139,7 +138,7 @@ fn tell(record: &Record, ui: &Ui) {
     }
 }
 
-fn facts() -> Result<Facts, Failure> {
+fn facts(env: &Env) -> Result<Facts, Failure> {
     let cwd = std::env::current_dir()
         .map_err(|error| Failure::usage(format!("the current directory cannot be read: {error}")))?;
     let host_name = nix::sys::utsname::uname()
@@ -149,7 +148,7 @@ fn facts() -> Result<Facts, Failure> {
         cwd,
         uid: nix::unistd::getuid().as_raw(),
         host_name,
-        stderr_is_terminal: io::stderr().is_terminal(),
+        live_view: io::stderr().is_terminal() && env.get(env::CI).is_none() && !env.is_dumb_terminal(),
         nonce: random_hex::<16>()?,
         reference: random_hex::<12>()?,
         kind_of,
@@ -162,10 +161,7 @@ fn kind_of(path: &Path) -> Kind {
         Err(_) => Kind::Missing,
         Ok(found) if found.is_dir() => Kind::Directory,
         Ok(found) if found.is_file() => Kind::File,
-        Ok(found) => {
-            debug_assert!(found.file_type().is_socket() || !found.is_file());
-            Kind::Other
-        }
+        Ok(_) => Kind::Other,
     }
 }
 

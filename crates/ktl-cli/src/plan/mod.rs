@@ -114,7 +114,8 @@ pub struct Facts {
     pub cwd: PathBuf,
     pub uid: u32,
     pub host_name: String,
-    pub stderr_is_terminal: bool,
+    /// Somebody is looking at stderr, on a terminal that can move its cursor.
+    pub live_view: bool,
     pub nonce: String,
     pub reference: String,
     /// What a path leads to.
@@ -188,7 +189,7 @@ pub fn resolve(
         secrets: secrets.iter().map(|secret| secret.id.clone()).collect(),
         agents: agents.iter().map(|agent| agent.id.clone()).collect(),
         progress: results::settle_style(style, args, facts),
-        colour: facts.stderr_is_terminal && env.get(env::NO_COLOR).is_none(),
+        colour: facts.live_view && env.get(env::NO_COLOR).is_none(),
         quiet: args.display.quiet,
         verbose,
         probes: args.sandbox.sandbox_probe_path.clone(),

@@ -15,7 +15,7 @@ fn facts() -> Facts {
         cwd: "/w".into(),
         uid: 1000,
         host_name: "host".into(),
-        stderr_is_terminal: false,
+        live_view: false,
         nonce: "nonce".into(),
         reference: "ref".into(),
         kind_of: |path| match path.to_str().unwrap_or_default() {

@@ -54,7 +54,10 @@ fn unsafe_stands_in_one_file() {
     let keyword = concat!("uns", "afe");
     for (name, text) in sources_of(&["crates", "xtask"]) {
         let blocks = text.contains(&format!("{keyword} {{")) || text.contains(&format!("{keyword} fn"));
-        assert!(!blocks || name.contains("sandbox-linux/src/sys.rs") || name.contains("sandbox-linux/src/sys/"), "{name}");
+        assert!(
+            !blocks || name.contains("sandbox-linux/src/sys.rs") || name.contains("sandbox-linux/src/sys/"),
+            "{name}"
+        );
     }
 }
 

@@ -71,6 +71,7 @@ fn registry_logins() {
         Auth::Htpasswd { user: "u".into(), password: "p w".into() },
         Auth::Token { user: "u".into(), password: "p w".into() },
     ] {
+        let by_token = matches!(auth, Auth::Token { .. });
         let scratch = ScratchDir::new("auth").unwrap();
         let registry = Registry::start(&scratch.join("registry"), auth).unwrap();
         let options = Options { plain_http: vec![registry.address().to_owned()], ..Options::default() };
@@ -94,7 +95,11 @@ fn registry_logins() {
         run(None, &[]).ends_with(1).says("config.json");
         let config = registry.docker_config();
         let dir = if config.is_dir() { config } else { config.parent().unwrap() };
-        run(Some(dir), &[]).ok().says_not("p w");
+        let ran = run(Some(dir), &["-v"]).ok().says_not("p w");
+        // With a token authority the builder gets tokens and never the password.
+        let broker = ran.stderr.lines().find(|line| line.starts_with("[broker] asked:")).unwrap_or_default();
+        assert_eq!(broker.contains("token "), by_token, "{broker}");
+        assert_eq!(broker.contains("credentials "), !by_token, "{broker}");
         run(Some(dir), &["--sandbox=off", "--no-cache"]).ok();
     }
 }

@@ -45,12 +45,12 @@ fn builds_jailed_and_owns_what_he_gets() {
 
     let run = |args: &[&str]| {
         let command = World::new().command();
-        let nsjail = xtask::tools::nsjail().unwrap();
+        let nsjail = xtask::tools::nsjail_for_all(base.path()).unwrap();
         let mut own = std::process::Command::new(&ktl);
         own.env_clear().envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
         own.env("HOME", world.join("home"))
             .env("KTL_BUILDER", daemon.address())
-            .env("KTL_SANDBOX_BIN", readable(&nsjail, base.path()));
+            .env("KTL_SANDBOX_BIN", nsjail);
         own.args(["build", "ctx"]).args(args).current_dir(&world).uid(UID).gid(UID);
         crate::ktl::Ran::of(own.output().unwrap())
     };
@@ -74,22 +74,4 @@ fn builds_jailed_and_owns_what_he_gets() {
     fs::write(world.join("ctx/not-his"), "root's").unwrap();
     fs::set_permissions(world.join("ctx/not-his"), fs::Permissions::from_mode(0o600)).unwrap();
     run(&["-o", "out"]).ok();
-}
-
-/// A copy of nsjail, with the libraries that lie beside its package, that everybody may run.
-fn readable(nsjail: &std::path::Path, base: &std::path::Path) -> std::path::PathBuf {
-    let real = nsjail.canonicalize().unwrap();
-    let Some(package) = real.ancestors().nth(3).filter(|dir| dir.join("nsjail/bin/nsjail") == real) else {
-        return real;
-    };
-    let copy = base.join("nsjail");
-    if !copy.exists() {
-        for (program, args) in [
-            ("cp", ["-rL", package.to_str().unwrap(), copy.to_str().unwrap()]),
-            ("chmod", ["-R", "a+rX", copy.to_str().unwrap()]),
-        ] {
-            assert!(std::process::Command::new(program).args(args).status().unwrap().success());
-        }
-    }
-    copy.join("nsjail/bin/nsjail")
 }
