@@ -53,6 +53,10 @@ tools! {
     nsjail = "nsjail", Check::Option("experimental_mnt");
     /// The registry of the tests.
     docker_registry = "docker-registry", Check::Present;
+    /// Docker Engine, with its own client beside it; for what `--load` loads into.
+    dockerd = "dockerd", Check::Present;
+    /// What dockerd runs on.
+    containerd = "containerd", Check::Present;
     /// A static busybox, for the small base image.
     busybox = "busybox", Check::Static;
     /// What buildkitd's worker runs containers with.

@@ -58,7 +58,7 @@ pub struct Ends {
     pub connection: OwnedFd,
     pub broker: OwnedFd,
     pub cancel: Cancel,
-    /// By number, as [`GuestOutput::Descriptor`] names them.
+    /// By number, as [`GuestOutput::Descriptor`] has them.
     pub outputs: Vec<(i32, OwnedFd)>,
 }
 
@@ -87,7 +87,7 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
         .outputs
         .iter()
         .filter_map(|output| match output {
-            GuestOutput::Descriptor(number) => Some(take(*number).map(|fd| (*number, fd))),
+            GuestOutput::Descriptor { number, .. } => Some(take(*number).map(|fd| (*number, fd))),
             _ => None,
         })
         .collect::<Result<_, _>>()?;
@@ -297,12 +297,12 @@ fn session(
     for output in &plan.outputs {
         session.outputs.push(match output {
             GuestOutput::None => None,
-            GuestOutput::Descriptor(number) => {
+            GuestOutput::Descriptor { number, name } => {
                 let at = outputs.iter().position(|(other, _)| other == number);
                 let (_, fd) = at
                     .map(|at| outputs.swap_remove(at))
                     .ok_or_else(|| Failure::internal(format!("output descriptor {number} is missing")))?;
-                Some(Output { path: format!("output {number}"), sink: Sink::File(fd.into()) })
+                Some(Output { path: name.clone(), sink: Sink::File(fd.into()) })
             }
             GuestOutput::Directory(path) => {
                 let dir = std::fs::File::open(path).map_err(|error| {

@@ -78,10 +78,10 @@ pub fn prepare(
             binds.push(bind(staging, &dst, true));
             writable.push((staging.to_owned(), dst.clone()));
             GuestOutput::Directory(dst)
-        } else if output.is_descriptor() {
+        } else if let Some(name) = output.descriptor_name() {
             let number = fd::OUTPUTS + i32::try_from(index).unwrap_or(i32::MAX - fd::OUTPUTS);
             fds.push(number);
-            GuestOutput::Descriptor(number)
+            GuestOutput::Descriptor { number, name }
         } else {
             GuestOutput::None
         };
@@ -211,7 +211,7 @@ pub fn run(
         (result_guest, fd::RESULT),
     ];
     for (output, handed) in plan.outputs.iter().zip(handed.outputs) {
-        if let (GuestOutput::Descriptor(number), Some(open)) = (output, handed) {
+        if let (GuestOutput::Descriptor { number, .. }, Some(open)) = (output, handed) {
             fds.push((open, *number));
         }
     }

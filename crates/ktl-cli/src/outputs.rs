@@ -27,7 +27,8 @@ pub fn staging_name(nonce: &str) -> String {
 /// A destination made ready. Dropped without [`Opened::commit`] it leaves nothing behind.
 #[derive(Debug)]
 pub enum Opened {
-    Remote,
+    /// The builder keeps the result or sends it to a registry.
+    None,
     File(PendingFile),
     /// Written to as the result arrives: stdout, or a destination that is no regular file.
     Stream(OwnedFd),
@@ -61,7 +62,7 @@ impl From<OutputError> for Failure {
 /// Makes `destination` ready to receive. `nonce` makes the names of staged things unique.
 pub fn open(destination: &Destination, nonce: &str) -> Result<Opened, Failure> {
     match destination {
-        Destination::None => Ok(Opened::Remote),
+        Destination::None => Ok(Opened::None),
         Destination::Stdout => {
             let stdout =
                 io::stdout().as_fd().try_clone_to_owned().map_err(at("duplicate", Path::new("stdout")))?;
@@ -105,7 +106,7 @@ impl Opened {
     /// The descriptor that the guest writes to, where there is one. It is duplicated: the guest's copy closes with the guest.
     pub fn descriptor(&mut self) -> Result<Option<OwnedFd>, Failure> {
         let fd = match self {
-            Opened::Remote | Opened::Directory(_) => return Ok(None),
+            Opened::None | Opened::Directory(_) => return Ok(None),
             Opened::File(file) => file.file.as_fd().try_clone_to_owned(),
             Opened::Stream(fd) => fd.try_clone(),
             Opened::Load { pipe, .. } => return Ok(pipe.take()),
@@ -115,9 +116,16 @@ impl Opened {
         })
     }
 
-    /// Whether the guest writes to an open descriptor.
-    pub fn is_descriptor(&self) -> bool {
-        matches!(self, Opened::File(_) | Opened::Stream(_) | Opened::Load { .. })
+    /// What messages of the guest call the descriptor that it writes to, where there is one.
+    pub fn descriptor_name(&self) -> Option<String> {
+        match self {
+            Opened::None | Opened::Directory(_) => None,
+            Opened::File(file) => {
+                Some(file.path.file_name().unwrap_or_default().to_string_lossy().into_owned())
+            }
+            Opened::Stream(_) => Some("standard output or a special file".to_owned()),
+            Opened::Load { .. } => Some("`docker load`".to_owned()),
+        }
     }
 
     /// The directory that the guest fills, where there is one.
@@ -131,7 +139,7 @@ impl Opened {
     /// Moves the result to its place. Called after the build has succeeded and nothing writes any more.
     pub fn commit(self) -> Result<(), Failure> {
         match self {
-            Opened::Remote | Opened::Stream(_) => Ok(()),
+            Opened::None | Opened::Stream(_) => Ok(()),
             Opened::File(file) => Ok(file.commit()?),
             Opened::Directory(directory) => Ok(directory.commit()?),
             Opened::Load { child, pipe } => {

@@ -19,6 +19,7 @@
 
 mod buildkitd;
 mod certificates;
+mod engine;
 mod images;
 mod registry;
 mod scratch;
@@ -27,6 +28,7 @@ mod token_server;
 mod user;
 
 pub use buildkitd::{Buildkitd, Options, Tls};
+pub use engine::DockerEngine;
 pub use images::{BaseImage, push_base_images};
 pub use registry::{Auth, Registry};
 pub use scratch::ScratchDir;

@@ -20,6 +20,9 @@ const WANTED: &[(&str, &str)] = &[
     ("newuidmap", "uidmap"),
     ("ssh-agent", "openssh-client"),
     ("openssl", "openssl"),
+    // Its library is what dockerd links.
+    ("dmsetup", "dmsetup"),
+    ("getfattr", "attr"),
     ("perl", "perl-base"),
     ("python3", "python3"),
     ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),

@@ -40,6 +40,8 @@ pub fn run() -> Result<()> {
         "docker-registry",
         "usr/bin/docker-registry",
     )?;
+    debian::unpacked("dockerd", tools::dockerd(), "docker.io", "usr/sbin/dockerd")?;
+    debian::unpacked("containerd", tools::containerd(), "containerd", "usr/bin/containerd")?;
     nsjail::install()?;
     go::install()?;
     images::busybox()?;

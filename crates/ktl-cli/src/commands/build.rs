@@ -106,7 +106,7 @@ fn hold(
                     (Some(staging), _) => GuestOutput::Directory(staging),
                     (None, Some(fd)) => {
                         outputs.push((number, fd));
-                        GuestOutput::Descriptor(number)
+                        GuestOutput::Descriptor { number, name: output.descriptor_name().unwrap_or_default() }
                     }
                     (None, None) => GuestOutput::None,
                 };

@@ -84,8 +84,8 @@ pub struct Local {
 pub enum GuestOutput {
     /// Nothing is sent to the client.
     None,
-    /// To this open descriptor.
-    Descriptor(i32),
+    /// To this open descriptor; `name` is what messages call it.
+    Descriptor { number: i32, name: String },
     /// Into this directory.
     Directory(PathBuf),
 }

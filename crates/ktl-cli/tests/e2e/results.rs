@@ -2,7 +2,9 @@
 
 use std::process::Stdio;
 
-use crate::ktl::{PARTS, World, names};
+use xtask::parts::{DockerEngine, ScratchDir};
+
+use crate::ktl::{PARTS, World, is_root, names};
 
 const HELLO: &str = "FROM BUSYBOX AS base\nRUN echo built > /made\nFROM scratch\nCOPY --from=base /made /made\nCOPY file /copied\n";
 
@@ -113,6 +115,34 @@ fn pushed_and_pulled_back() {
     again.write("ctx/extra", "x");
     again.build(&["--pull", "-o", "out"]).ok();
     assert_eq!(again.read("out/made"), "built\n");
+}
+
+#[test]
+fn loaded_into_a_docker_engine() {
+    if !is_root("a Docker Engine of the test's own") {
+        return;
+    }
+    let scratch = ScratchDir::new("engine").unwrap();
+    let engine = DockerEngine::start(&scratch.join("e")).unwrap();
+    let world = hello();
+    let mut command = world.command();
+    let path = format!("{}:/usr/bin:/bin", DockerEngine::client_dir().unwrap().display());
+    command.env("PATH", path).env("DOCKER_HOST", engine.host());
+    let ran =
+        world.run(command.args(["build", "ctx", "-t", "app:loaded", "--load", "--iidfile", "iid"])).ok();
+    assert!(is_digest(&ran.stdout), "{:?}", ran.stdout);
+    let images =
+        engine.docker().unwrap().args(["images", "--no-trunc", "-q", "app:loaded"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&images.stdout).trim_end(), world.read("iid"));
+
+    let mut nowhere = world.command();
+    nowhere.env("PATH", DockerEngine::client_dir().unwrap()).env("DOCKER_HOST", "unix:///nowhere.sock");
+    let ran = world.run(nowhere.args(["build", "ctx", "-t", "app:loaded", "--load"]));
+    ran.ends_with(1).says("failed to write `docker load`").says("nowhere.sock");
+    world
+        .run(world.command().env("PATH", "").args(["build", "ctx", "-t", "a", "--load"]))
+        .ends_with(2)
+        .says("docker program");
 }
 
 #[test]
