@@ -141,6 +141,12 @@ impl DockerConfig {
         }
     }
 
+    /// Every credential helper that the file names, once.
+    pub fn helpers(&self) -> std::collections::BTreeSet<&str> {
+        let named = self.helpers.values().chain(&self.store).map(String::as_str);
+        named.filter(|name| !name.is_empty()).collect()
+    }
+
     /// The login of `host` that the file itself holds. A file in which docker left an empty entry, as it does beside
     /// a credential helper, holds none.
     pub fn stored(&self, host: &str) -> Result<Option<Login>, DockerConfigError> {

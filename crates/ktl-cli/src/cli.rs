@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::commands::sandbox::SandboxArgs;
 use crate::display::Mode;
 use crate::env;
 use crate::exit;
@@ -31,6 +32,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Build(Box<BuildArgs>),
+    Sandbox(Box<SandboxArgs>),
     /// Clears up after a ktl that was killed; started by ktl itself
     #[command(name = tidy::COMMAND, hide = true)]
     Tidy {
@@ -167,6 +169,20 @@ pub struct SandboxFlags {
     /// Jail the build's client. On by default; `off` is the only way out of the jail
     #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
     pub sandbox: Option<SandboxSwitch>,
+    #[command(flatten)]
+    pub jail: JailFlags,
+    /// Tell from inside the jail, before the build starts, whether a path is visible there (repeatable)
+    #[arg(long, value_name = "PATH")]
+    pub sandbox_probe_path: Vec<PathBuf>,
+    /// No network: none for the jail, and none for RUN; exit 5 when the builder cannot promise that
+    #[arg(long)]
+    pub hermetic: bool,
+}
+
+/// What decides how the jail is made; the same for a build and for a look at it.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Sandbox")]
+pub struct JailFlags {
     /// nsjail policy of the jail, text or JSON [default: ktl's own linux-strict]
     #[arg(long, value_name = "FILE")]
     pub sandbox_config: Option<PathBuf>,
@@ -182,15 +198,9 @@ pub struct SandboxFlags {
     /// Working directory inside the jail [default: /workspace]
     #[arg(long, value_name = "DIR")]
     pub sandbox_workdir: Option<PathBuf>,
-    /// Tell from inside the jail, before the build starts, whether a path is visible there (repeatable)
-    #[arg(long, value_name = "PATH")]
-    pub sandbox_probe_path: Vec<PathBuf>,
     /// Stream the jail's own log lines as `[sandbox] …`
     #[arg(long)]
     pub sandbox_logs: bool,
-    /// No network: none for the jail, and none for RUN; exit 5 when the builder cannot promise that
-    #[arg(long)]
-    pub hermetic: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

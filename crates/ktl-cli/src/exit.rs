@@ -7,6 +7,8 @@ pub enum Exit {
     Ok,
     /// The builder tried and the build failed, or its result could not be written.
     BuildFailed,
+    /// A check found something, or an expectation does not hold.
+    Unmet,
     /// The command line, a file it names, or the environment makes no sense.
     Usage,
     /// No builder answered, or the connection to it was lost.
@@ -23,14 +25,14 @@ pub enum Exit {
     Guest(u8),
 }
 
-pub const HELP: &str = "Exit codes: 0 ok, 1 build failed, 2 usage, 3 builder unreachable or lost, 4 sandbox, 5 policy, \
-                        70 internal error, 128+N ended by signal N";
+pub const HELP: &str = "Exit codes: 0 ok, 1 build failed or a check not met, 2 usage, 3 builder unreachable or lost, 4 sandbox, \
+                        5 policy, 70 internal error, 128+N ended by signal N";
 
 impl Exit {
     pub const fn code(self) -> u8 {
         match self {
             Exit::Ok => 0,
-            Exit::BuildFailed => 1,
+            Exit::BuildFailed | Exit::Unmet => 1,
             Exit::Usage => 2,
             Exit::Builder => 3,
             Exit::Sandbox => 4,

@@ -17,6 +17,7 @@ use buildsvc::event::Event;
 use buildsvc::export::Receiver;
 use buildsvc::session::{Output, Session, Sink};
 use buildsvc::{build, version};
+use sandbox_linux::Proof;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,8 @@ use crate::display::{self, Display, Mode};
 use crate::env::{self, Env};
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
-use crate::plan::{self, BuildPlan, GuestOutput};
+use crate::look;
+use crate::plan::{self, BuildPlan, GuestOutput, GuestPlan};
 use crate::report;
 use crate::stream::Stream;
 
@@ -74,15 +76,23 @@ pub fn main(env: &Env) -> ExitCode {
 }
 
 fn enter(env: &Env) -> Result<Exit, Failure> {
-    let plan = prove(env)?;
-    for path in &plan.probes {
-        let _ = writeln!(io::stderr().lock(), "[probe] {}: {}", path.display(), sandbox_linux::probe(path));
-    }
+    let (plan, proof) = prove(env)?;
     let take = |number| {
         sandbox_linux::take_fd(number).map_err(|error| {
             Failure::sandbox(format!("the jail was started without descriptor {number}: {error}"))
         })
     };
+    let plan = match plan {
+        GuestPlan::Build(plan) => plan,
+        GuestPlan::Look(plan) => {
+            let connection = plan.ask_builder.then(|| take(fd::CONNECTION)).transpose()?;
+            let looked = look::around(&plan, proof, connection)?;
+            return hand_out(take(fd::RESULT)?, &looked).map(|()| Exit::Ok);
+        }
+    };
+    for path in &plan.probes {
+        let _ = writeln!(io::stderr().lock(), "[probe] {}: {}", path.display(), sandbox_linux::probe(path));
+    }
     let outputs = plan
         .outputs
         .iter()
@@ -100,15 +110,18 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
     };
     let (exit, result) = run(&plan, ends);
     if let Some(result) = result {
-        serde_json::to_writer(std::fs::File::from(result_fd), &result).map_err(|error| {
-            Failure::internal(format!("failed to hand the result out of the jail: {error}"))
-        })?;
+        hand_out(result_fd, &result)?;
     }
     Ok(exit)
 }
 
+fn hand_out(fd: OwnedFd, result: &impl Serialize) -> Result<(), Failure> {
+    serde_json::to_writer(std::fs::File::from(fd), result)
+        .map_err(|error| Failure::internal(format!("failed to hand the result out of the jail: {error}")))
+}
+
 /// Compares what the kernel says with what the plan promises, before anything else is done.
-fn prove(env: &Env) -> Result<BuildPlan, Failure> {
+fn prove(env: &Env) -> Result<(GuestPlan, Proof), Failure> {
     let not_in_a_jail = |why: String| {
         Failure::sandbox(format!("{} is set, but this is not ktl's jail: {why}", env::KTL_SANDBOX_ACTIVE))
             .hint(format!(
@@ -120,24 +133,29 @@ fn prove(env: &Env) -> Result<BuildPlan, Failure> {
         sandbox_linux::take_fd(fd::PLAN).map_err(|_| not_in_a_jail("no plan was handed in".into()))?;
     let bytes = sandbox_linux::read_sealed_memfd(memfd.as_fd(), PLAN_LIMIT)
         .map_err(|error| not_in_a_jail(format!("descriptor {} is no sealed plan ({error})", fd::PLAN)))?;
-    let plan: BuildPlan = serde_json::from_slice(&bytes)
+    let plan: GuestPlan = serde_json::from_slice(&bytes)
         .map_err(|error| not_in_a_jail(format!("the plan cannot be read: {error}")))?;
-    if plan.version != plan::VERSION {
-        return Err(not_in_a_jail(format!("the plan is of version {}, not {}", plan.version, plan::VERSION)));
+    if plan.version() != plan::VERSION {
+        return Err(not_in_a_jail(format!(
+            "the plan is of version {}, not {}",
+            plan.version(),
+            plan::VERSION
+        )));
     }
-    if plan.nonce.is_empty() || env.text(env::KTL_SANDBOX_NONCE).as_ref() != Some(&plan.nonce) {
+    let nonce = plan.nonce();
+    if nonce.is_empty() || env.text(env::KTL_SANDBOX_NONCE).as_deref() != Some(nonce) {
         return Err(not_in_a_jail("the plan belongs to another run".into()));
     }
-    let promises = plan.promises.as_ref().ok_or_else(|| not_in_a_jail("the plan promises nothing".into()))?;
+    let promises = plan.promises().ok_or_else(|| not_in_a_jail("the plan promises nothing".into()))?;
     let proof = sandbox_linux::verify(promises).map_err(|error| {
         Failure::sandbox(format!("the jail is not what was promised: {}", chain(&error))).hint(
-            "Nothing was built. Is the nsjail program really nsjail? See --sandbox-bin and --sandbox-logs.",
+            "Nothing was done. Is the nsjail program really nsjail? See --sandbox-bin and --sandbox-logs.",
         )
     })?;
-    if plan.verbose > 0 {
+    if plan.verbose() > 0 {
         let _ = writeln!(io::stderr().lock(), "[sandbox] proof: {proof}");
     }
-    Ok(plan)
+    Ok((plan, proof))
 }
 
 /// Builds. Everything that a person should see has been printed when this returns.

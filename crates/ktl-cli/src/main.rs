@@ -15,6 +15,7 @@ mod exit;
 mod failure;
 mod guest;
 mod launch;
+mod look;
 mod outputs;
 mod plan;
 mod report;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let result = match &cli.command {
         cli::Command::Build(args) => commands::build::run(args, cli.verbose, &env),
+        cli::Command::Sandbox(args) => commands::sandbox::run(args, cli.verbose, &env),
         cli::Command::Tidy { dirs } => Ok(tidy::run(dirs)),
     };
     match result {

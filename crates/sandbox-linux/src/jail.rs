@@ -198,6 +198,18 @@ impl Jail {
             || self.staged.iter().any(|staged| Path::new(&staged.dst) == dst && staged.owner_is_guest)
     }
 
+    /// The effective policy, for reports: bind sources are the host's paths even where root stages them elsewhere, and what
+    /// is not UTF-8 in them is shown by a replacement character.
+    pub fn policy(&self) -> Policy {
+        let mut config = self.config.clone();
+        for (stand_in, bytes) in &self.raw_sources {
+            for entry in config.mount.iter_mut().filter(|entry| entry.src() == stand_in) {
+                entry.src = Some(String::from_utf8_lossy(bytes).into_owned());
+            }
+        }
+        Policy::from_config("effective", config)
+    }
+
     /// The effective policy in nsjail's text form, with every string escaped.
     pub fn config_text(&self) -> String {
         self.config_text_for("/run/user")

@@ -8,11 +8,17 @@
 //! The crate knows nothing of builds. It does not print, read the environment, or exit.
 
 mod caller;
+mod checkup;
+mod diff;
 mod elf;
+mod explain;
 mod fds;
+mod fields;
 mod host;
 mod jail;
 mod limits;
+mod lines;
+mod lint;
 mod log;
 mod mountinfo;
 mod nsjail;
@@ -26,15 +32,19 @@ mod sys;
 mod workdir;
 
 pub use caller::{Caller, Extent, NAMESPACES};
+pub use checkup::{id_maps_work, idmapped_mounts_work, namespace_works};
+pub use diff::{Difference, diff};
 pub use elf::is_static_elf;
+pub use explain::{Explained, explain};
 pub use fds::{read_sealed_memfd, sealed_memfd};
 pub use host::HostFacts;
 pub use jail::{Bind, Correction, HostIds, Jail, JailError, Overrides};
 pub use limits::limit_names;
+pub use lint::{Finding, Severity, lint};
 pub use log::{Level, LogLine};
 pub use nsjail::{Command, Nsjail, NsjailError};
 pub use policy::{Builtin, MAX_POLICY_BYTES, Policy, PolicyError};
-pub use probe::{Visibility, probe};
+pub use probe::{Answer, Probe, Verdict, Visibility, ask, probe};
 pub use promises::{PromisedMount, Promises};
 pub use proof::{Proof, ProofError, verify};
 pub use supervise::{OnSignal, Outcome, Running};

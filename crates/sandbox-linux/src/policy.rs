@@ -11,7 +11,8 @@ use std::ops::Range;
 use miette::Diagnostic as _;
 use prost_reflect::{Cardinality, DynamicMessage, Kind, ReflectMessage as _, Value};
 
-use crate::proto::{NsJailConfig, config_descriptor};
+use crate::lines::Lines;
+use crate::proto::{self, NsJailConfig, config_descriptor};
 
 /// Larger files are not policies. The longest of nsjail's own samples has 8 KiB.
 pub const MAX_POLICY_BYTES: usize = 1 << 20;
@@ -21,6 +22,7 @@ pub const MAX_POLICY_BYTES: usize = 1 << 20;
 pub struct Policy {
     name: String,
     config: NsJailConfig,
+    lines: Lines,
 }
 
 /// The policies that the program carries.
@@ -128,7 +130,7 @@ impl Policy {
             field: "policy".to_owned(),
             reason: error.to_string(),
         })?;
-        Ok(Policy { name: owned(), config })
+        Ok(Policy { name: owned(), config, lines: Lines::of(text) })
     }
 
     /// One of the policies that the program carries.
@@ -142,9 +144,29 @@ impl Policy {
         &self.name
     }
 
-    #[cfg(test)]
+    /// In nsjail's text form, with every string escaped.
+    pub fn to_text(&self) -> String {
+        let options = prost_reflect::text_format::FormatOptions::new().pretty(true);
+        let mut text = proto::reflect(&self.config).to_text_format_with_options(&options);
+        text.push('\n');
+        text
+    }
+
+    /// In nsjail's JSON form.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(proto::reflect(&self.config)).unwrap_or_default()
+    }
+
+    pub(crate) fn config(&self) -> &NsJailConfig {
+        &self.config
+    }
+
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
     pub(crate) fn from_config(name: &str, config: NsJailConfig) -> Policy {
-        Policy { name: name.to_owned(), config }
+        Policy { name: name.to_owned(), config, lines: Lines::default() }
     }
 
     pub(crate) fn into_config(self) -> NsJailConfig {

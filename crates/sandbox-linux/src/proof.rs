@@ -11,13 +11,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use self::facts::Facts;
 use crate::caller::Extent;
 use crate::mountinfo::MountEntry;
 use crate::promises::Promises;
 
 /// Every promise holds. Displays as one line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     /// Kinds of namespace that are the guest's own.
     pub namespaces: Vec<String>,

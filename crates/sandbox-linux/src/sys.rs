@@ -6,6 +6,8 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod trial;
+
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

@@ -29,5 +29,6 @@ mod wire;
 
 pub use client::BrokerClient;
 pub use desk::Desk;
+pub use program::find as find_program;
 pub use record::Record;
 pub use rules::{AgentKind, AgentSource, Rules, SecretOrigin, SecretSource};

@@ -95,7 +95,7 @@ fn hold(
             let prepared = launch::prepare(plan, host, sandbox, opened, ui)?;
             let outputs = opened.iter_mut().map(Opened::descriptor).collect::<Result<Vec<_>, _>>()?;
             let handed = Handed { connection: stream, broker: guest_end.into(), outputs };
-            launch::run(prepared, plan, sandbox, handed, ui, serve)
+            launch::run(prepared, plan, handed, ui, serve)
         }
         None => {
             serve()?;
@@ -138,7 +138,8 @@ fn tell(record: &Record, ui: &Ui) {
     }
 }
 
-fn facts(env: &Env) -> Result<Facts, Failure> {
+/// What a plan needs to know of this machine.
+pub fn facts(env: &Env) -> Result<Facts, Failure> {
     let cwd = std::env::current_dir()
         .map_err(|error| Failure::usage(format!("the current directory cannot be read: {error}")))?;
     let host_name = nix::sys::utsname::uname()

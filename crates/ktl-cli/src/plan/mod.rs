@@ -8,6 +8,7 @@
 mod inputs;
 mod results;
 mod sandbox;
+mod sealed;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,8 @@ use buildsvc::ssh::SshSpec;
 use sandbox_linux::Promises;
 use serde::{Deserialize, Serialize};
 
-pub use sandbox::SandboxPlan;
+pub use sandbox::{SandboxPlan, sandbox_plan};
+pub use sealed::{GuestPlan, LookPlan, Sealing};
 
 use crate::broker::{AgentSource, SecretSource};
 use crate::cli::{BuildArgs, SandboxSwitch};
@@ -30,8 +32,8 @@ use crate::failure::Failure;
 use inputs::Inputs;
 use results::Results;
 
-/// Raised whenever a [`BuildPlan`] changes its meaning; the guest refuses every other.
-pub const VERSION: u32 = 1;
+/// Raised whenever a [`GuestPlan`] changes its meaning; the guest refuses every other.
+pub const VERSION: u32 = 2;
 
 /// Where things are inside the jail.
 pub mod guest_path {
@@ -159,10 +161,7 @@ pub fn resolve(
         .map(|spec| trust::agent_source(spec, env, facts))
         .collect::<Result<Vec<_>, _>>()?;
 
-    let cache = env.cache_dir().map(|dir| facts.cwd.join(dir)).ok_or_else(|| {
-        Failure::usage("nowhere to keep ktl's cache: neither KTL_CACHE_DIR, XDG_CACHE_HOME nor HOME is set")
-            .hint("Set KTL_CACHE_DIR to a directory of yours.")
-    })?;
+    let cache = cache_dir(env, facts)?;
 
     let locals = [("context", &inputs.context), ("dockerfile", &inputs.dockerfile_dir)];
     let guest_locals = locals
@@ -210,10 +209,20 @@ pub fn resolve(
         metadata_file: args.result.metadata_file.as_ref().map(|path| facts.cwd.join(path)),
         iidfile: args.result.iidfile.as_ref().map(|path| facts.cwd.join(path)),
         cache,
-        sandbox: jailed.then(|| sandbox::sandbox_plan(args, env, facts)).transpose()?,
+        sandbox: jailed
+            .then(|| sandbox_plan(&args.sandbox.jail, args.sandbox.hermetic, env, facts))
+            .transpose()?,
         stays_in_cache: results.stays_in_cache,
     };
     Ok((plan, host))
+}
+
+/// ktl's cache directory.
+pub fn cache_dir(env: &Env, facts: &Facts) -> Result<PathBuf, Failure> {
+    env.cache_dir().map(|dir| facts.cwd.join(dir)).ok_or_else(|| {
+        Failure::usage("nowhere to keep ktl's cache: neither KTL_CACHE_DIR, XDG_CACHE_HOME nor HOME is set")
+            .hint("Set KTL_CACHE_DIR to a directory of yours.")
+    })
 }
 
 #[cfg(test)]

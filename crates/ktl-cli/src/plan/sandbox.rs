@@ -5,14 +5,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::{Facts, Kind, guest_path};
-use crate::cli::BuildArgs;
+use crate::cli::{BuildArgs, JailFlags};
 use crate::env::{self, Env};
 use crate::failure::Failure;
 
 /// The jail that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxPlan {
+    /// Without one, [`SandboxPlan::hermetic`] chooses between ktl's own.
     pub config: Option<PathBuf>,
+    pub hermetic: bool,
     pub bin: Option<PathBuf>,
     pub binds: Vec<HostBind>,
     pub workdir: PathBuf,
@@ -30,15 +32,15 @@ pub struct HostBind {
 }
 
 pub fn refuse_jail_flags_without_jail(args: &BuildArgs) -> Result<(), Failure> {
-    let flags = &args.sandbox;
+    let flags = &args.sandbox.jail;
     let given = [
         ("--sandbox-config", flags.sandbox_config.is_some()),
         ("--sandbox-bind", !flags.sandbox_bind.is_empty()),
         ("--sandbox-bind-home", flags.sandbox_bind_home),
         ("--sandbox-workdir", flags.sandbox_workdir.is_some()),
-        ("--sandbox-probe-path", !flags.sandbox_probe_path.is_empty()),
+        ("--sandbox-probe-path", !args.sandbox.sandbox_probe_path.is_empty()),
         ("--sandbox-logs", flags.sandbox_logs),
-        ("--hermetic", flags.hermetic),
+        ("--hermetic", args.sandbox.hermetic),
     ];
     match given.iter().find(|(_, given)| *given) {
         Some((flag, _)) => {
@@ -49,8 +51,12 @@ pub fn refuse_jail_flags_without_jail(args: &BuildArgs) -> Result<(), Failure> {
     }
 }
 
-pub fn sandbox_plan(args: &BuildArgs, env: &Env, facts: &Facts) -> Result<SandboxPlan, Failure> {
-    let flags = &args.sandbox;
+pub fn sandbox_plan(
+    flags: &JailFlags,
+    hermetic: bool,
+    env: &Env,
+    facts: &Facts,
+) -> Result<SandboxPlan, Failure> {
     let mut binds =
         flags.sandbox_bind.iter().map(|spec| parse_bind(spec, facts)).collect::<Result<Vec<_>, _>>()?;
     if flags.sandbox_bind_home {
@@ -71,6 +77,7 @@ pub fn sandbox_plan(args: &BuildArgs, env: &Env, facts: &Facts) -> Result<Sandbo
     ];
     allowed.extend(env::GUEST_ALLOWED.iter().filter_map(|name| Some(((*name).to_owned(), env.text(name)?))));
     Ok(SandboxPlan {
+        hermetic,
         config: flags.sandbox_config.as_ref().map(|path| facts.cwd.join(path)),
         bin: flags.sandbox_bin.as_ref().map(|path| facts.cwd.join(path)),
         binds,

@@ -5,7 +5,18 @@ use crate::ktl::World;
 #[test]
 fn help_is_as_reviewed() {
     let world = World::new();
-    for (name, args) in [("ktl", &["--help"][..]), ("ktl-build", &["build", "--help"])] {
+    for (name, args) in [
+        ("ktl", &["--help"][..]),
+        ("ktl-build", &["build", "--help"]),
+        ("ktl-sandbox", &["sandbox", "--help"]),
+        ("ktl-sandbox-probe", &["sandbox", "probe", "--help"]),
+        ("ktl-sandbox-doctor", &["sandbox", "doctor", "--help"]),
+        ("ktl-sandbox-policy", &["sandbox", "policy", "--help"]),
+        ("ktl-sandbox-policy-show", &["sandbox", "policy", "show", "--help"]),
+        ("ktl-sandbox-policy-lint", &["sandbox", "policy", "lint", "--help"]),
+        ("ktl-sandbox-policy-explain", &["sandbox", "policy", "explain", "--help"]),
+        ("ktl-sandbox-policy-diff", &["sandbox", "policy", "diff", "--help"]),
+    ] {
         let ran = world.run(world.command().args(args)).ok();
         assert_eq!(ran.stderr, "");
         insta::assert_snapshot!(name, ran.stdout);

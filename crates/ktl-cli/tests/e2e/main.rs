@@ -11,5 +11,6 @@ mod kill;
 mod ktl;
 mod parity;
 mod results;
+mod sandbox;
 mod trust;
 mod user;

@@ -1,0 +1,205 @@
+//! `ktl sandbox doctor`.
+
+mod builder;
+mod files;
+mod jail;
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+
+use super::probe::context;
+use super::{print, print_json};
+use crate::cli::{BuilderFlags, JailFlags};
+use crate::commands::build::facts;
+use crate::display::inert;
+use crate::env::Env;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::plan;
+use crate::ui::Ui;
+
+/// Check that builds can be jailed here, and tell what to do where they cannot
+///
+/// Every check does the thing that it speaks of: it makes the namespaces, starts the jail, asks the builder from inside it.
+/// `ok` is only said of what was done; `warn` is for what works and could be better, and for what could not be tried. Checks
+/// that mean nothing for you (id-mapped mounts for a plain user) are left out. Takes the flags that a build takes.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct DoctorArgs {
+    /// Print the checks as JSON
+    #[arg(long)]
+    json: bool,
+    /// Directory that is shown as the build context
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    context: PathBuf,
+    #[command(flatten)]
+    builder: BuilderFlags,
+    #[command(flatten)]
+    jail: JailFlags,
+    /// As a build with --hermetic: without --sandbox-config, take the policy ktl-hermetic
+    #[arg(long, help_heading = "Sandbox")]
+    hermetic: bool,
+}
+
+const AFTER_HELP: &str = "Exit codes: 0 nothing failed (warnings do not count), 1 something failed, 2 usage, 3 only the builder \
+failed,\n4 the jail cannot be had";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// What a check is about, as far as the exit code cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// A part of the jail. Only the jail as a whole decides whether one can be had.
+    Part,
+    Jail,
+    Builder,
+    Other,
+}
+
+/// One line of the report.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: String,
+    status: Status,
+    /// What was done, and what came of it.
+    found: String,
+    /// What to do about it; empty when all is well.
+    mend: Vec<String>,
+    #[serde(skip)]
+    about: About,
+}
+
+impl Check {
+    fn ok(about: About, name: impl Into<String>, found: impl Into<String>) -> Check {
+        Check { name: name.into(), status: Status::Ok, found: found.into(), mend: Vec::new(), about }
+    }
+
+    fn warn(about: About, name: impl Into<String>, found: impl Into<String>, mend: &str) -> Check {
+        let mend = vec![mend.to_owned()];
+        Check { name: name.into(), status: Status::Warn, found: found.into(), mend, about }
+    }
+
+    fn fail(about: About, name: impl Into<String>, found: impl Into<String>, mend: Vec<String>) -> Check {
+        Check { name: name.into(), status: Status::Fail, found: found.into(), mend, about }
+    }
+
+    fn failure(about: About, name: impl Into<String>, failure: Failure) -> Check {
+        Check::fail(about, name, failure.title, failure.hints)
+    }
+}
+
+pub fn run(args: &DoctorArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
+    let ui = Ui { verbose: verbose > 0, quiet: true };
+    let facts = facts(env)?;
+    let context = context(&args.context, &facts)?;
+    let sandbox = plan::sandbox_plan(&args.jail, args.hermetic, env, &facts)?;
+    let cache = plan::cache_dir(env, &facts)?;
+
+    // Children first: once the jail runs, threads may.
+    let mut checks = jail::parts(&context, &cache);
+    checks.push(jail::nsjail(&sandbox));
+    let reached = builder::reach(&args.builder, env, &ui)?;
+    let (jail, introduced) =
+        jail::start(&context, &cache, &sandbox, &facts, verbose, reached.connection, &ui);
+    checks.push(jail);
+    checks.extend(reached.checks);
+    checks.extend(introduced.map(builder::introduced).unwrap_or_default());
+    // The jail has made it by now, or it was there.
+    checks.extend(files::cache(&cache));
+    checks.extend(files::space(&cache));
+    checks.extend(files::logins(env));
+
+    if args.json {
+        print_json(&json!({ "checks": checks, "exit": exit(&checks).code() }))?;
+    } else {
+        print(&listing(&checks))?;
+    }
+    Ok(exit(&checks))
+}
+
+fn exit(checks: &[Check]) -> Exit {
+    let failed =
+        |about: About| checks.iter().any(|check| check.status == Status::Fail && check.about == about);
+    if failed(About::Jail) {
+        Exit::Sandbox
+    } else if failed(About::Part) || failed(About::Other) {
+        Exit::Unmet
+    } else if failed(About::Builder) {
+        Exit::Builder
+    } else {
+        Exit::Ok
+    }
+}
+
+fn listing(checks: &[Check]) -> String {
+    let width = checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
+    let mut out = String::new();
+    for check in checks {
+        let status = match check.status {
+            Status::Ok => "ok  ",
+            Status::Warn => "warn",
+            Status::Fail => "fail",
+        };
+        let _ = writeln!(out, "{status}  {:width$}  {}", check.name, inert::text(&check.found));
+        for line in check.mend.iter().flat_map(|mend| mend.lines()) {
+            let _ = writeln!(out, "      {}", inert::text(line));
+        }
+    }
+    let count = |status| checks.iter().filter(|check| check.status == status).count();
+    let _ = writeln!(
+        out,
+        "\n{} ok, {} to look at, {} failed",
+        count(Status::Ok),
+        count(Status::Warn),
+        count(Status::Fail)
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_says_what_failed() {
+        let ok = || Check::ok(About::Part, "a", "b");
+        let fail = |about| Check::fail(about, "a", "b", Vec::new());
+        for (checks, code) in [
+            (vec![ok(), Check::warn(About::Jail, "a", "b", "c")], 0),
+            (vec![ok(), fail(About::Builder)], 3),
+            (vec![fail(About::Builder), fail(About::Other)], 1),
+            (vec![fail(About::Part)], 1),
+            (vec![fail(About::Builder), fail(About::Jail), fail(About::Other)], 4),
+        ] {
+            assert_eq!(exit(&checks).code(), code, "{checks:?}");
+        }
+    }
+
+    #[test]
+    fn a_listing_has_every_mend() {
+        let mend = vec!["first\nsecond".to_owned(), "third".to_owned()];
+        let text = listing(&[
+            Check::ok(About::Part, "short", "x"),
+            Check::fail(About::Jail, "longer", "y\u{1b}[2J", mend),
+        ]);
+        for part in [
+            "ok    short   x\n",
+            "fail  longer  ",
+            "      first\n      second\n      third\n",
+            "1 ok, 0 to look at, 1 failed",
+        ] {
+            assert!(text.contains(part), "no {part:?} in {text}");
+        }
+        assert!(!text.contains('\u{1b}'));
+    }
+}

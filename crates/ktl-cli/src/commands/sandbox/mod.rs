@@ -1,0 +1,49 @@
+//! `ktl sandbox`: the jail, without a build.
+
+mod doctor;
+mod policy;
+mod probe;
+
+use clap::{Args, Subcommand};
+
+use crate::env::Env;
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// Look at the jail: what is visible in it, whether it can be had here, what a policy means
+#[derive(Debug, Args)]
+pub struct SandboxArgs {
+    #[command(subcommand)]
+    command: SandboxCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SandboxCommand {
+    Probe(probe::ProbeArgs),
+    Doctor(doctor::DoctorArgs),
+    Policy(policy::PolicyArgs),
+}
+
+pub fn run(args: &SandboxArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
+    match &args.command {
+        SandboxCommand::Probe(args) => probe::run(args, verbose, env),
+        SandboxCommand::Doctor(args) => doctor::run(args, verbose, env),
+        SandboxCommand::Policy(args) => policy::run(args, env),
+    }
+}
+
+/// Prints a result. One that cannot be printed is a failure, unless the reader has seen enough of it.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::{ErrorKind, Write as _};
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::internal(format!("failed to print the result: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
+    print(&format!("{value:#}\n"))
+}

@@ -1,0 +1,63 @@
+//! The document that crosses into the jail: what the guest is there for, and the terms on which it may start. The terms are
+//! the same for every purpose, because the proof comes before any of them.
+
+use sandbox_linux::{Probe, Promises};
+use serde::{Deserialize, Serialize};
+
+use super::BuildPlan;
+
+/// As the guest reads it.
+#[derive(Debug, Deserialize)]
+pub enum GuestPlan {
+    Build(Box<BuildPlan>),
+    Look(Box<LookPlan>),
+}
+
+/// As the host side writes it; the variants are those of [`GuestPlan`].
+#[derive(Debug, Serialize)]
+pub enum Sealing<'a> {
+    Build(&'a BuildPlan),
+    Look(&'a LookPlan),
+}
+
+/// A look around in the jail, without a build.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LookPlan {
+    pub version: u32,
+    pub nonce: String,
+    pub verbose: u8,
+    pub targets: Vec<Probe>,
+    /// A connection to the builder is handed in, and the builder is to say who it is.
+    pub ask_builder: bool,
+    pub promises: Option<Promises>,
+}
+
+impl GuestPlan {
+    pub fn version(&self) -> u32 {
+        match self {
+            GuestPlan::Build(plan) => plan.version,
+            GuestPlan::Look(plan) => plan.version,
+        }
+    }
+
+    pub fn nonce(&self) -> &str {
+        match self {
+            GuestPlan::Build(plan) => &plan.nonce,
+            GuestPlan::Look(plan) => &plan.nonce,
+        }
+    }
+
+    pub fn verbose(&self) -> u8 {
+        match self {
+            GuestPlan::Build(plan) => plan.verbose,
+            GuestPlan::Look(plan) => plan.verbose,
+        }
+    }
+
+    pub fn promises(&self) -> Option<&Promises> {
+        match self {
+            GuestPlan::Build(plan) => plan.promises.as_ref(),
+            GuestPlan::Look(plan) => plan.promises.as_ref(),
+        }
+    }
+}
