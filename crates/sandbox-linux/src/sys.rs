@@ -15,6 +15,8 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 use std::ptr;
 
+use crate::seccomp::Program;
+
 /// The mount attributes of [`mount_setattr`] that this crate sets.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct MountAttributes {
@@ -230,6 +232,61 @@ unsafe fn enter_private_mounts(
         }
     }
     Ok(())
+}
+
+/// A program in the kernel's shape, made before a fork so that the child can install it without allocating.
+pub struct PreparedFilter {
+    instructions: Vec<libc::sock_filter>,
+    len: u16,
+    log: bool,
+}
+
+impl std::fmt::Debug for PreparedFilter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PreparedFilter").field("len", &self.len).field("log", &self.log).finish()
+    }
+}
+
+impl PreparedFilter {
+    /// With `log`, what the filter refuses goes to the kernel's log (nsjail's `seccomp_log`).
+    ///
+    /// # Errors
+    /// For a program longer than the kernel can be told of, which no [`Program`] is.
+    pub fn new(program: &Program, log: bool) -> io::Result<PreparedFilter> {
+        let instructions: Vec<_> = program
+            .instructions()
+            .iter()
+            .map(|i| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
+            .collect();
+        let len = u16::try_from(instructions.len()).map_err(io::Error::other)?;
+        Ok(PreparedFilter { instructions, len, log })
+    }
+
+    /// Puts the filter on the calling thread, for good: it passes to what the thread starts and to what it becomes.
+    /// Sets no_new_privs first, without which only root may. Allocates nothing.
+    ///
+    /// # Errors
+    /// Those of `seccomp(SECCOMP_SET_MODE_FILTER)`: EINVAL for a program that the kernel does not take, ENOMEM for
+    /// too much of them on one thread.
+    pub fn install(&self) -> io::Result<()> {
+        let fprog = libc::sock_fprog { len: self.len, filter: self.instructions.as_ptr().cast_mut() };
+        let flags = if self.log { libc::SECCOMP_FILTER_FLAG_LOG } else { 0 };
+        // SAFETY: the first call takes numbers only; for the second `fprog` and the `len` instructions that it
+        // points to live across the call, and the kernel only reads them.
+        unsafe {
+            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
+            check(libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const fprog))?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts a filter on the calling thread; see [`PreparedFilter::install`].
+///
+/// # Errors
+/// Those of [`PreparedFilter`].
+pub fn install_filter(program: &Program, log: bool) -> io::Result<()> {
+    PreparedFilter::new(program, log)?.install()
 }
 
 /// Takes over a descriptor number that the process was started with.

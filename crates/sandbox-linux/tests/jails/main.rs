@@ -2,6 +2,7 @@
 //! starts this very program again under an unused id). One binary, because linking is what tests here cost most.
 
 mod guest;
+mod kafel;
 mod plain;
 mod rig;
 mod root;
