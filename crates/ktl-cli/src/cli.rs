@@ -186,7 +186,10 @@ pub struct JailFlags {
     /// nsjail policy of the jail, text or JSON [default: ktl's own linux-strict]
     #[arg(long, value_name = "FILE")]
     pub sandbox_config: Option<PathBuf>,
-    /// The nsjail program [default: nsjail on PATH]
+    /// Who makes the jail: the nsjail program, ktl itself (native), or nsjail where it is installed (auto)
+    #[arg(long, value_enum, value_name = "RUNTIME", env = env::KTL_SANDBOX_RUNTIME, hide_env_values = true, default_value = "auto")]
+    pub sandbox_runtime: RuntimeChoice,
+    /// The nsjail program; means --sandbox-runtime nsjail [default: nsjail on PATH]
     #[arg(long, value_name = "PATH", env = env::KTL_SANDBOX_BIN, hide_env_values = true)]
     pub sandbox_bin: Option<PathBuf>,
     /// Show a host path inside the jail, read-only unless :rw (repeatable)
@@ -201,6 +204,13 @@ pub struct JailFlags {
     /// Stream the jail's own log lines as `[sandbox] …`
     #[arg(long)]
     pub sandbox_logs: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RuntimeChoice {
+    Auto,
+    Nsjail,
+    Native,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -11,6 +11,8 @@ pub const BUILDKIT_HOST: &str = "BUILDKIT_HOST";
 pub const BUILDKIT_PROGRESS: &str = "BUILDKIT_PROGRESS";
 /// The nsjail program, as `--sandbox-bin`.
 pub const KTL_SANDBOX_BIN: &str = "KTL_SANDBOX_BIN";
+/// Who makes the jail, as `--sandbox-runtime`.
+pub const KTL_SANDBOX_RUNTIME: &str = "KTL_SANDBOX_RUNTIME";
 /// ktl's cache directory; default `$XDG_CACHE_HOME/ktl`, then `~/.cache/ktl`.
 pub const KTL_CACHE_DIR: &str = "KTL_CACHE_DIR";
 /// Directory of docker's `config.json`; default `~/.docker`.

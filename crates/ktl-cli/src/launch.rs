@@ -1,6 +1,6 @@
 //! The boundary, host side: from a plan to a guest in its jail, and from the guest's end to an exit.
 //!
-//! Everything up to the fork inside [`Nsjail::spawn`] happens on one thread. What the guest gets is four open descriptors and a
+//! Everything up to the fork inside [`Runtime::spawn`] happens on one thread. What the guest gets is four open descriptors and a
 //! directory tree; what it does not get is the user's home, environment, network and sockets.
 
 use std::fs::{DirBuilder, File};
@@ -10,8 +10,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use sandbox_linux::{
-    Bind, Builtin, Caller, Command, Jail, JailError, MAX_POLICY_BYTES, Nsjail, OnSignal, Outcome, Overrides,
-    Policy, PolicyError, Promises,
+    Bind, Builtin, Caller, Command, Jail, JailError, MAX_POLICY_BYTES, OnSignal, Outcome, Overrides,
+    Policy, PolicyError, Promises, Runtime,
 };
 use serde::de::DeserializeOwned;
 
@@ -22,6 +22,7 @@ use crate::look::Looked;
 use crate::outputs::Opened;
 use crate::plan::{BuildPlan, GuestOutput, HostPlan, LookPlan, SandboxPlan, Sealing, guest_path};
 use crate::stage;
+use crate::runtime;
 use crate::ui::Ui;
 
 /// A result holds a few digests; one that does not was not written by ktl.
@@ -52,7 +53,7 @@ pub struct Settled {
 /// A jail that is ready to start.
 #[derive(Debug)]
 pub struct Prepared {
-    nsjail: Nsjail,
+    runtime: Runtime,
     jail: Jail,
     args: Vec<std::ffi::OsString>,
     logs: bool,
@@ -104,14 +105,14 @@ pub fn prepare(
     Ok(prepared)
 }
 
-/// Finds nsjail and settles the jail. Says once what was corrected in the policy. `way_out` is the last hint when there is none.
+/// Finds who makes the jail, and settles it. Says once what was corrected in the policy. `way_out` is the last hint when there is none.
 pub fn open(
     rooms: Rooms<'_>,
     sandbox: &SandboxPlan,
     way_out: Option<&'static str>,
     ui: &Ui,
 ) -> Result<Prepared, Failure> {
-    let nsjail = find_nsjail(sandbox).map_err(|failure| failure.hints(way_out.map(str::to_owned)))?;
+    let runtime = runtime::find(sandbox).map_err(|failure| failure.hints(way_out.map(str::to_owned)))?;
     let Settled { jail, policy, writable } = policy(sandbox)
         .and_then(|policy| settle(policy, rooms, sandbox))
         .map_err(|failure| failure.hints(way_out.map(str::to_owned)))?;
@@ -129,17 +130,9 @@ pub fn open(
             ))
         })?;
     }
+    ui.note(format_args!("[sandbox] jailed by {runtime}"));
     let args = std::env::args_os().skip(1).collect();
-    Ok(Prepared { nsjail, jail, args, logs: sandbox.logs, way_out })
-}
-
-/// The nsjail program that was asked for.
-pub fn find_nsjail(sandbox: &SandboxPlan) -> Result<Nsjail, Failure> {
-    Nsjail::find(sandbox.bin.as_deref(), sandbox.path_var.as_deref()).map_err(|error| {
-        let ways = error.ways_to_get_it().iter().map(|way| format!("- {way}"));
-        let failure = Failure::sandbox(format!("no jail: {}", chain(&error)));
-        failure.hint("nsjail makes the jail, and it can be had like this:").hints(ways)
-    })
+    Ok(Prepared { runtime, jail, args, logs: sandbox.logs, way_out })
 }
 
 /// The jail without anybody who starts it.
@@ -300,7 +293,7 @@ fn start<R: DeserializeOwned>(
     ui: &Ui,
     after_fork: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(Exit, Option<R>), Failure> {
-    let Prepared { nsjail, jail, args, logs, way_out } = prepared;
+    let Prepared { runtime, jail, args, logs, way_out } = prepared;
     let way_out = way_out.map(str::to_owned);
     let io_failure =
         |what: &'static str| move |error: io::Error| Failure::internal(format!("failed to {what}: {error}"));
@@ -313,7 +306,7 @@ fn start<R: DeserializeOwned>(
     let result_guest = result.as_fd().try_clone_to_owned().map_err(io_failure("duplicate a descriptor"))?;
     fds.extend([(plan_fd, fd::PLAN), (result_guest, fd::RESULT)]);
     let command = Command { program: guest_path::BINARY.into(), args, fds };
-    let running = nsjail.spawn(&jail, command).map_err(|error| {
+    let running = runtime.spawn(&jail, command).map_err(|error| {
         Failure::sandbox(format!("failed to start the jail: {}", chain(&error))).hints(way_out.clone())
     })?;
     after_fork()?;

@@ -19,6 +19,7 @@ mod look;
 mod outputs;
 mod plan;
 mod report;
+mod runtime;
 mod stage;
 mod stream;
 mod tidy;
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         cli::Command::Build(args) => commands::build::run(args, cli.verbose, &env),
         cli::Command::Sandbox(args) => commands::sandbox::run(args, cli.verbose, &env),
-        cli::Command::Tidy { dirs } => Ok(tidy::run(dirs)),
+        cli::Command::Tidy => Ok(tidy::run()),
     };
     match result {
         Ok(exit) => exit.into(),

@@ -15,6 +15,7 @@ use buildsvc::output::Destination;
 
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
+use crate::tidy::Tidier;
 
 /// Names of what is not yet whole begin with this.
 pub const STAGING_PREFIX: &str = ".ktl-";
@@ -59,8 +60,23 @@ impl From<OutputError> for Failure {
     }
 }
 
-/// Makes `destination` ready to receive. `nonce` makes the names of staged things unique.
-pub fn open(destination: &Destination, nonce: &str) -> Result<Opened, Failure> {
+/// Makes `destinations` ready to receive. `nonce` makes the names of staged things unique. With directories among them, the
+/// process that clears up after a killed ktl comes along; it is to be dropped last.
+pub fn open(destinations: &[Destination], nonce: &str) -> Result<(Vec<Opened>, Option<Tidier>), Failure> {
+    let mut tidier = None;
+    if destinations.iter().any(|destination| matches!(destination, Destination::Directory(_))) {
+        let started = Tidier::start();
+        tidier =
+            Some(started.map_err(|error| Failure::internal(format!("failed to start a second ktl: {error}")))?);
+    }
+    let opened = destinations
+        .iter()
+        .map(|destination| open_one(destination, nonce, tidier.as_mut()))
+        .collect::<Result<_, _>>()?;
+    Ok((opened, tidier))
+}
+
+fn open_one(destination: &Destination, nonce: &str, tidier: Option<&mut Tidier>) -> Result<Opened, Failure> {
     match destination {
         Destination::None => Ok(Opened::None),
         Destination::Stdout => {
@@ -69,7 +85,7 @@ pub fn open(destination: &Destination, nonce: &str) -> Result<Opened, Failure> {
             Ok(Opened::Stream(stdout))
         }
         Destination::File(path) => open_file(path, nonce),
-        Destination::Directory(path) => Ok(Opened::Directory(PendingDirectory::create(path, nonce)?)),
+        Destination::Directory(path) => Ok(Opened::Directory(PendingDirectory::create(path, nonce, tidier)?)),
         Destination::Engine => start_docker_load(),
     }
 }
@@ -237,7 +253,7 @@ pub struct PendingDirectory {
 }
 
 impl PendingDirectory {
-    fn create(path: &Path, nonce: &str) -> Result<PendingDirectory, Failure> {
+    fn create(path: &Path, nonce: &str, tidier: Option<&mut Tidier>) -> Result<PendingDirectory, Failure> {
         // Within the destination where there is one: it may be a mount point, or lie in a directory that is not ours. The
         // guest is shown the staging directory alone, so what else is there stays none of its business.
         let staging = match fs::metadata(path) {
@@ -251,6 +267,9 @@ impl PendingDirectory {
                 sibling(path, nonce)
             }
         };
+        if let Some(tidier) = tidier {
+            tidier.watch(&staging).map_err(at("have somebody watch over", &staging))?;
+        }
         DirBuilder::new().mode(0o700).create(&staging).map_err(at("create", &staging))?;
         Ok(PendingDirectory { staging, path: path.to_owned() })
     }
@@ -384,7 +403,7 @@ mod tests {
         write(&path.join("dir-becomes-file/x"), "x");
         std::os::unix::fs::symlink(&outside, path.join("link")).unwrap();
 
-        let pending = PendingDirectory::create(&path, "n").unwrap();
+        let pending = PendingDirectory::create(&path, "n", None).unwrap();
         let staging = pending.staging.clone();
         write(&staging.join("both/new"), "new");
         write(&staging.join("dir-becomes-file"), "file");
@@ -404,7 +423,7 @@ mod tests {
     #[test]
     fn an_abandoned_directory_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let pending = PendingDirectory::create(&dir.path().join("new"), "n").unwrap();
+        let pending = PendingDirectory::create(&dir.path().join("new"), "n", None).unwrap();
         write(&pending.staging.join("x"), "x");
         drop(pending);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

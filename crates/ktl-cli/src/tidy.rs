@@ -4,9 +4,11 @@
 //! itself removes it; one that is killed cannot. So, for builds that have such directories, a second process waits on a pipe
 //! that only ktl holds: when the pipe ends, whatever directory is still there is left over, and goes.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -21,21 +23,24 @@ pub const COMMAND: &str = "__tidy";
 pub struct Tidier(Child);
 
 impl Tidier {
-    /// Watches over `dirs`; `None` when there are none. Must be called before any thread exists.
-    pub fn start<'a>(dirs: impl Iterator<Item = &'a Path>) -> io::Result<Option<Tidier>> {
-        let mut dirs = dirs.peekable();
-        if dirs.peek().is_none() {
-            return Ok(None);
-        }
+    /// Must be called before any thread exists, and before what is to be watched is made: a ktl that is killed in between
+    /// would leave it behind.
+    pub fn start() -> io::Result<Tidier> {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg(COMMAND)
-            .args(dirs)
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        command.spawn().map(|child| Some(Tidier(child)))
+        command.spawn().map(Tidier)
+    }
+
+    /// Puts a directory that is about to be made into the other process's care.
+    pub fn watch(&mut self, dir: &Path) -> io::Result<()> {
+        let pipe = self.0.stdin.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        pipe.write_all(dir.as_os_str().as_bytes())?;
+        pipe.write_all(b"\0")
     }
 }
 
@@ -46,21 +51,24 @@ impl Drop for Tidier {
     }
 }
 
-/// The hidden command: waits for the end of standard input, then removes `dirs`. Only directories that are named as ktl names
-/// its own are touched.
-pub fn run(dirs: &[PathBuf]) -> Exit {
+/// The hidden command: reads paths, each ended by a NUL, until standard input ends, then removes the directories that they
+/// name. Only those that are named as ktl names its own are touched.
+pub fn run() -> Exit {
     // Out of reach of the terminal's signals, which end ktl.
     let _ = nix::unistd::setsid();
-    let _ = io::stdin().lock().read_to_end(&mut Vec::new());
-    let ours = |path: &&PathBuf| {
+    let mut paths = Vec::new();
+    let _ = io::stdin().lock().read_to_end(&mut paths);
+    let ours = |path: &&Path| {
         path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(STAGING_PREFIX.as_bytes()))
     };
-    for dir in dirs.iter().filter(ours) {
+    // A path without its end is one that ktl did not live to use.
+    let whole = paths.split_inclusive(|byte| *byte == 0).filter_map(|path| path.strip_suffix(b"\0"));
+    for dir in whole.map(|path| Path::new(OsStr::from_bytes(path))).filter(ours) {
         // The guest is being ended at this very moment and may still be writing.
         for _ in 0..40 {
             match fs::remove_dir_all(dir) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    std::thread::sleep(Duration::from_millis(50))
+                    std::thread::sleep(Duration::from_millis(50));
                 }
                 _ => break,
             }

@@ -24,7 +24,6 @@ use crate::guest::{self, Ends, GuestResult};
 use crate::launch::{self, Handed};
 use crate::outputs::{self, Opened, PendingFile};
 use crate::plan::{self, BuildPlan, Facts, GuestOutput, HostPlan, Kind};
-use crate::tidy::Tidier;
 use crate::tls::TlsFiles;
 use crate::ui::Ui;
 
@@ -41,13 +40,7 @@ pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     plan.builder = connection.address.to_string();
 
     let mut files = ResultFiles::open(&host, &plan.nonce)?;
-    let mut opened = host
-        .destinations
-        .iter()
-        .map(|destination| outputs::open(destination, &plan.nonce))
-        .collect::<Result<Vec<_>, _>>()?;
-    let _tidier = Tidier::start(opened.iter().filter_map(Opened::staging))
-        .map_err(|error| Failure::internal(format!("failed to start a second ktl: {error}")))?;
+    let (mut opened, _tidier) = outputs::open(&host.destinations, &plan.nonce)?;
     match hold(&mut plan, &host, connection, &mut opened, env, &ui) {
         Ok((Exit::Ok, Some(result))) => {
             opened.into_iter().try_for_each(Opened::commit)?;

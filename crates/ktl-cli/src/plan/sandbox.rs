@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::{Facts, Kind, guest_path};
-use crate::cli::{BuildArgs, JailFlags};
+use crate::cli::{BuildArgs, JailFlags, RuntimeChoice};
 use crate::env::{self, Env};
 use crate::failure::Failure;
 
@@ -15,6 +15,7 @@ pub struct SandboxPlan {
     /// Without one, [`SandboxPlan::hermetic`] chooses between ktl's own.
     pub config: Option<PathBuf>,
     pub hermetic: bool,
+    pub runtime: RuntimeChoice,
     pub bin: Option<PathBuf>,
     pub binds: Vec<HostBind>,
     pub workdir: PathBuf,
@@ -63,6 +64,10 @@ pub fn sandbox_plan(
         let home = env.home().ok_or_else(|| Failure::usage("--sandbox-bind-home: HOME is not set"))?;
         binds.push(HostBind { src: home.clone(), dst: home, rw: false });
     }
+    if flags.sandbox_bin.is_some() && flags.sandbox_runtime == RuntimeChoice::Native {
+        return Err(Failure::usage("--sandbox-bin names an nsjail, and --sandbox-runtime native needs none")
+            .hint("Leave one of them out; KTL_SANDBOX_BIN and KTL_SANDBOX_RUNTIME count too."));
+    }
     let workdir = flags.sandbox_workdir.clone().unwrap_or_else(|| guest_path::CONTEXT.into());
     if !workdir.is_absolute() {
         return Err(Failure::usage(format!(
@@ -79,6 +84,7 @@ pub fn sandbox_plan(
     Ok(SandboxPlan {
         hermetic,
         config: flags.sandbox_config.as_ref().map(|path| facts.cwd.join(path)),
+        runtime: flags.sandbox_runtime,
         bin: flags.sandbox_bin.as_ref().map(|path| facts.cwd.join(path)),
         binds,
         workdir,

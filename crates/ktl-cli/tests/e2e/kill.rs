@@ -23,7 +23,14 @@ struct Running {
 }
 
 impl Running {
+    /// Waits until the step runs.
     fn start(args: &[&str], configure: impl FnOnce(&mut std::process::Command)) -> Running {
+        let mut running = Running::spawn(args, configure);
+        running.wait_for("the-step-runs");
+        running
+    }
+
+    fn spawn(args: &[&str], configure: impl FnOnce(&mut std::process::Command)) -> Running {
         let marker = format!("{:?}", Instant::now());
         let world =
             World::with_dockerfile(&format!("FROM BUSYBOX\nRUN echo the-step-runs {marker:?}; sleep 300\n"));
@@ -38,9 +45,7 @@ impl Running {
         std::thread::spawn(move || {
             stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
-        let mut running = Running { world, child, lines };
-        running.wait_for("the-step-runs");
-        running
+        Running { world, child, lines }
     }
 
     fn wait_for(&mut self, part: &str) {
@@ -115,6 +120,19 @@ fn interrupt_and_terminate_cancel() {
             let (code, text) = running.end(&family);
             assert_eq!(code, 128 + signal as i32, "{args:?} {signal}: {text}");
         }
+    }
+}
+
+#[test]
+fn an_end_at_any_moment_leaves_nothing() {
+    for round in 0..24u64 {
+        let signal = [Signal::SIGKILL, Signal::SIGINT, Signal::SIGTERM][round as usize % 3];
+        let running = Running::spawn(WAYS[round as usize % 2], |_| {});
+        std::thread::sleep(Duration::from_millis(round * round / 2));
+        let family = running.family();
+        kill(running.pid(), signal).unwrap();
+        let (code, text) = running.end(&family);
+        assert_eq!(code, 128 + signal as i32, "round {round}: {text}");
     }
 }
 

@@ -16,6 +16,7 @@ use crate::guest::fd;
 use crate::launch::{self, Rooms};
 use crate::look::Introduced;
 use crate::plan::{self, Facts, LookPlan, SandboxPlan};
+use crate::runtime;
 use crate::ui::Ui;
 
 /// How long a program may take to print its help.
@@ -136,8 +137,12 @@ fn settings() -> Vec<String> {
 /// The program: there, startable, and of which generation. It has no version flag, so what it can do is read off its help.
 pub(super) fn nsjail(sandbox: &SandboxPlan) -> Check {
     let name = "nsjail";
-    let program = match launch::find_nsjail(sandbox) {
+    let program = match runtime::nsjail(sandbox) {
         Ok(nsjail) => nsjail.path().to_owned(),
+        Err(_) if runtime::find(sandbox).is_ok() => {
+            let mend = "Nothing needs doing: ktl's own runtime makes the jail.";
+            return Check::warn(About::Jail, name, "is not installed", mend);
+        }
         Err(failure) => return Check::failure(About::Jail, name, failure),
     };
     let shown = program.display();
