@@ -1,13 +1,14 @@
 //! Jails for a build client on Linux, described by nsjail policies.
 //!
 //! A [`Policy`] is read from text; [`Jail::new`] settles it with ktl's own binds, environment and descriptors and
-//! with the facts about the [`Caller`]; [`Nsjail`] starts it and [`Running`] waits for it. Inside, [`verify`]
+//! with the facts about the [`Caller`]; a [`Runtime`] starts it and [`Running`] waits for it. Inside, [`verify`]
 //! compares what the kernel says with the jail's [`Promises`]: whatever started the guest, it goes on only if it
 //! really is where it should be.
 //!
 //! The crate knows nothing of builds. It does not print, read the environment, or exit.
 
 mod caller;
+mod command;
 mod elf;
 mod fds;
 mod host;
@@ -15,27 +16,33 @@ mod jail;
 mod limits;
 mod log;
 mod mountinfo;
+pub mod native;
 mod nsjail;
 mod policy;
 mod probe;
 mod promises;
 mod proof;
 mod proto;
+mod runtime;
+pub mod seccomp;
 mod supervise;
 mod sys;
 mod workdir;
 
 pub use caller::{Caller, Extent, NAMESPACES};
+pub use command::Command;
 pub use elf::is_static_elf;
 pub use fds::{read_sealed_memfd, sealed_memfd};
 pub use host::HostFacts;
 pub use jail::{Bind, Correction, HostIds, Jail, JailError, Overrides};
 pub use limits::limit_names;
 pub use log::{Level, LogLine};
-pub use nsjail::{Command, Nsjail, NsjailError};
+pub use native::NativeError;
+pub use nsjail::{Nsjail, NsjailError};
 pub use policy::{Builtin, MAX_POLICY_BYTES, Policy, PolicyError};
 pub use probe::{Visibility, probe};
 pub use promises::{PromisedMount, Promises};
 pub use proof::{Proof, ProofError, verify};
+pub use runtime::{Runtime, RuntimeError};
 pub use supervise::{OnSignal, Outcome, Running};
-pub use sys::{close_name_service_trap, take_fd};
+pub use sys::{PreparedFilter, close_name_service_trap, install_filter, take_fd};

@@ -1,10 +1,13 @@
-//! System calls that no safe wrapper offers, and the fork that starts a jail. The only file with `unsafe`.
+//! System calls that no safe wrapper offers, and the fork that starts a jail. With [`contain`], the only file with
+//! `unsafe`.
 //!
 //! Everything here is a thin shape around one kernel facility; what is done with it is decided elsewhere. Code
 //! that runs between fork and exec touches only memory that was prepared before, and calls only what is
 //! async-signal-safe.
 
 #![allow(unsafe_code)]
+
+pub(crate) mod contain;
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -13,12 +16,15 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 use std::ptr;
 
+use crate::seccomp::Program;
+
 /// The mount attributes of [`mount_setattr`] that this crate sets.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct MountAttributes {
     pub read_only: bool,
     pub nosuid: bool,
     pub nodev: bool,
+    pub noexec: bool,
 }
 
 /// Sets attributes on a detached mount tree and all its submounts, and cuts it off from propagation.
@@ -28,23 +34,30 @@ pub(crate) fn mount_setattr(tree: BorrowedFd<'_>, attributes: MountAttributes) -
         (attributes.read_only, libc::MOUNT_ATTR_RDONLY),
         (attributes.nosuid, libc::MOUNT_ATTR_NOSUID),
         (attributes.nodev, libc::MOUNT_ATTR_NODEV),
+        (attributes.noexec, libc::MOUNT_ATTR_NOEXEC),
     ] {
         if wanted {
             set |= bit;
         }
     }
-    raw_mount_setattr(tree, set, libc::MS_PRIVATE, 0)
+    raw_mount_setattr(tree, libc::AT_RECURSIVE, set, libc::MS_PRIVATE, 0)
+}
+
+/// Makes one mount read-only, without those below it.
+pub(crate) fn mount_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
+    raw_mount_setattr(mount, 0, libc::MOUNT_ATTR_RDONLY, 0, 0)
 }
 
 /// Gives a detached mount tree the id map of a user namespace: an on-disk id that is "inside" there appears as
 /// the id it maps to "outside". Fails with EINVAL on file systems that cannot.
 pub(crate) fn mount_idmap(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
     let userns = u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
-    raw_mount_setattr(tree, libc::MOUNT_ATTR_IDMAP, 0, userns)
+    raw_mount_setattr(tree, libc::AT_RECURSIVE, libc::MOUNT_ATTR_IDMAP, 0, userns)
 }
 
 fn raw_mount_setattr(
     tree: BorrowedFd<'_>,
+    recursive: libc::c_int,
     set: u64,
     propagation: libc::c_ulong,
     userns_fd: u64,
@@ -56,7 +69,7 @@ fn raw_mount_setattr(
             libc::SYS_mount_setattr,
             tree.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            libc::AT_EMPTY_PATH | recursive,
             &raw const attr,
             size_of::<libc::mount_attr>(),
         )
@@ -228,6 +241,61 @@ unsafe fn enter_private_mounts(
         }
     }
     Ok(())
+}
+
+/// A program in the kernel's shape, made before a fork so that the child can install it without allocating.
+pub struct PreparedFilter {
+    instructions: Vec<libc::sock_filter>,
+    len: u16,
+    log: bool,
+}
+
+impl std::fmt::Debug for PreparedFilter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PreparedFilter").field("len", &self.len).field("log", &self.log).finish()
+    }
+}
+
+impl PreparedFilter {
+    /// With `log`, what the filter refuses goes to the kernel's log (nsjail's `seccomp_log`).
+    ///
+    /// # Errors
+    /// For a program longer than the kernel can be told of, which no [`Program`] is.
+    pub fn new(program: &Program, log: bool) -> io::Result<PreparedFilter> {
+        let instructions: Vec<_> = program
+            .instructions()
+            .iter()
+            .map(|i| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
+            .collect();
+        let len = u16::try_from(instructions.len()).map_err(io::Error::other)?;
+        Ok(PreparedFilter { instructions, len, log })
+    }
+
+    /// Puts the filter on the calling thread, for good: it passes to what the thread starts and to what it becomes.
+    /// Sets no_new_privs first, without which only root may. Allocates nothing.
+    ///
+    /// # Errors
+    /// Those of `seccomp(SECCOMP_SET_MODE_FILTER)`: EINVAL for a program that the kernel does not take, ENOMEM for
+    /// too much of them on one thread.
+    pub fn install(&self) -> io::Result<()> {
+        let fprog = libc::sock_fprog { len: self.len, filter: self.instructions.as_ptr().cast_mut() };
+        let flags = if self.log { libc::SECCOMP_FILTER_FLAG_LOG } else { 0 };
+        // SAFETY: the first call takes numbers only; for the second `fprog` and the `len` instructions that it
+        // points to live across the call, and the kernel only reads them.
+        unsafe {
+            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
+            check(libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const fprog))?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts a filter on the calling thread; see [`PreparedFilter::install`].
+///
+/// # Errors
+/// Those of [`PreparedFilter`].
+pub fn install_filter(program: &Program, log: bool) -> io::Result<()> {
+    PreparedFilter::new(program, log)?.install()
 }
 
 /// Takes over a descriptor number that the process was started with.

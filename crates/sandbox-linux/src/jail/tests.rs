@@ -229,7 +229,7 @@ proptest::proptest! {
 
     /// Whatever a name or value contains, it cannot become policy.
     #[test]
-    fn no_string_escapes_its_quotes(value in "[^\\x00]{0,40}", path in "[^\\x00/]{1,20}", host in "[ -~]{0,64}") {
+    fn no_string_escapes_its_quotes(value in "[^\\x00]{0,40}", path in "[^\\x00/.][^\\x00/]{0,19}", host in "[ -~]{0,64}") {
         let over = Overrides {
             env: vec![("A".to_owned(), value)],
             cwd: format!("/ws/{path}.").into(),
