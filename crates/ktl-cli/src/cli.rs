@@ -35,9 +35,7 @@ pub enum Command {
     Sandbox(Box<SandboxArgs>),
     /// Clears up after a ktl that was killed; started by ktl itself
     #[command(name = tidy::COMMAND, hide = true)]
-    Tidy {
-        dirs: Vec<PathBuf>,
-    },
+    Tidy,
 }
 
 /// Build an image from a Dockerfile
@@ -206,8 +204,9 @@ pub struct JailFlags {
     pub sandbox_logs: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum RuntimeChoice {
+    #[default]
     Auto,
     Nsjail,
     Native,

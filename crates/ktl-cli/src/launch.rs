@@ -10,8 +10,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use sandbox_linux::{
-    Bind, Builtin, Caller, Command, Jail, JailError, MAX_POLICY_BYTES, OnSignal, Outcome, Overrides,
-    Policy, PolicyError, Promises, Runtime,
+    Bind, Builtin, Caller, Command, Jail, JailError, MAX_POLICY_BYTES, OnSignal, Outcome, Overrides, Policy,
+    PolicyError, Promises, Runtime,
 };
 use serde::de::DeserializeOwned;
 
@@ -21,8 +21,8 @@ use crate::guest::{GuestResult, fd};
 use crate::look::Looked;
 use crate::outputs::Opened;
 use crate::plan::{BuildPlan, GuestOutput, HostPlan, LookPlan, SandboxPlan, Sealing, guest_path};
-use crate::stage;
 use crate::runtime;
+use crate::stage;
 use crate::ui::Ui;
 
 /// A result holds a few digests; one that does not was not written by ktl.
@@ -307,7 +307,8 @@ fn start<R: DeserializeOwned>(
     fds.extend([(plan_fd, fd::PLAN), (result_guest, fd::RESULT)]);
     let command = Command { program: guest_path::BINARY.into(), args, fds };
     let running = runtime.spawn(&jail, command).map_err(|error| {
-        Failure::sandbox(format!("failed to start the jail: {}", chain(&error))).hints(way_out.clone())
+        let failure = Failure::sandbox(format!("failed to start the jail: {}", chain(&error)));
+        failure.hints(error.hints().iter().cloned()).hints(way_out.clone())
     })?;
     after_fork()?;
 

@@ -66,8 +66,9 @@ pub fn open(destinations: &[Destination], nonce: &str) -> Result<(Vec<Opened>, O
     let mut tidier = None;
     if destinations.iter().any(|destination| matches!(destination, Destination::Directory(_))) {
         let started = Tidier::start();
-        tidier =
-            Some(started.map_err(|error| Failure::internal(format!("failed to start a second ktl: {error}")))?);
+        tidier = Some(
+            started.map_err(|error| Failure::internal(format!("failed to start a second ktl: {error}")))?,
+        );
     }
     let opened = destinations
         .iter()

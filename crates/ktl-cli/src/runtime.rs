@@ -25,7 +25,9 @@ pub fn nsjail(sandbox: &SandboxPlan) -> Result<Nsjail, Failure> {
         let ways = error.ways_to_get_it().iter().map(|way| format!("- {way}"));
         let failure = Failure::sandbox(format!("no jail: {}", chain(&error)));
         failure
-            .hint("nsjail can be had like this, or left out: --sandbox-runtime native needs no other program.")
+            .hint(
+                "nsjail can be had like this, or left out: --sandbox-runtime native needs no other program.",
+            )
             .hints(ways)
     })
 }

@@ -27,12 +27,7 @@ impl Tidier {
     /// would leave it behind.
     pub fn start() -> io::Result<Tidier> {
         let mut command = Command::new("/proc/self/exe");
-        command
-            .arg(COMMAND)
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.arg(COMMAND).env_clear().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().map(Tidier)
     }
 

@@ -41,7 +41,8 @@ impl HostFacts {
     }
 
     /// What to change so that a jail with this log can start; sentences for people, most likely cause first.
-    pub fn hints(&self, by_root: bool, nsjail: &Path, log: &[LogLine]) -> Vec<String> {
+    /// `program` is what makes the jail: nsjail, or this program.
+    pub fn hints(&self, by_root: bool, program: &Path, log: &[LogLine]) -> Vec<String> {
         let said = |words: &[&str]| {
             log.iter()
                 .filter(|line| line.level >= Level::Warning)
@@ -63,9 +64,10 @@ impl HostFacts {
             );
         }
         if !by_root && self.apparmor_restrict == Some(1) {
+            let name = program.file_name().unwrap_or_default().to_string_lossy();
             hints.push(format!(
-                "AppArmor takes all rights in user namespaces from programs without a profile: add /etc/apparmor.d/nsjail with `abi <abi/4.0>, include <tunables/global> profile nsjail {} flags=(unconfined) {{ userns, }}` and type: sudo apparmor_parser -r /etc/apparmor.d/nsjail (or, for every program: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0)",
-                nsjail.display()
+                "AppArmor takes all rights in user namespaces from programs without a profile: add /etc/apparmor.d/{name} with `abi <abi/4.0>, include <tunables/global> profile {name} {} flags=(unconfined) {{ userns, }}` and type: sudo apparmor_parser -r /etc/apparmor.d/{name} (or, for every program: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0)",
+                program.display()
             ));
         }
         if no_namespace && self.seccomp == Some(2) {
@@ -95,6 +97,12 @@ impl HostFacts {
         if said(&["seccomp"]) || said(&["kafel"]) || said(&["Could not compile policy"]) {
             hints.push(
                 "the policy's seccomp_string does not compile; names are the kernel's entry points (newstat, newuname, sendfile64)"
+                    .to_owned(),
+            );
+        }
+        if said(&["Function not implemented"]) {
+            hints.push(
+                "this kernel is older than Linux 5.12, which the native runtime needs, or a filter of the container hides a call; install nsjail"
                     .to_owned(),
             );
         }
@@ -172,6 +180,7 @@ mod tests {
                 "systempaths=unconfined",
             ),
             (facts(|_| ()), false, "chdir('/workspace'): No such file", "cwd"),
+            (facts(|_| ()), true, "mount('/') failed: Function not implemented", "Linux 5.12"),
             (facts(|_| ()), true, "Couldn't initialize cgroup", "cgroup_ fields"),
             (facts(|_| ()), true, "mount('/x'): try 'chmod o+x' on source path", "CAP_SYS_ADMIN"),
         ] {

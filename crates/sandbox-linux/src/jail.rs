@@ -233,6 +233,16 @@ impl Jail {
         text
     }
 
+    /// The effective policy. A source in it may be a stand-in of [`Jail::raw_source`].
+    pub(crate) fn config(&self) -> &NsJailConfig {
+        &self.config
+    }
+
+    /// The bytes behind a source that is not UTF-8.
+    pub(crate) fn raw_source(&self, stand_in: &str) -> Option<&[u8]> {
+        self.raw_sources.iter().find(|(name, _)| name == stand_in).map(|(_, bytes)| bytes.as_slice())
+    }
+
     pub(crate) fn staged(&self) -> &[Staged] {
         &self.staged
     }

@@ -1,7 +1,7 @@
 //! Jails for a build client on Linux, described by nsjail policies.
 //!
 //! A [`Policy`] is read from text; [`Jail::new`] settles it with ktl's own binds, environment and descriptors and
-//! with the facts about the [`Caller`]; [`Nsjail`] starts it and [`Running`] waits for it. Inside, [`verify`]
+//! with the facts about the [`Caller`]; a [`Runtime`] starts it and [`Running`] waits for it. Inside, [`verify`]
 //! compares what the kernel says with the jail's [`Promises`]: whatever started the guest, it goes on only if it
 //! really is where it should be.
 //!
@@ -9,6 +9,7 @@
 
 mod caller;
 mod checkup;
+mod command;
 mod diff;
 mod elf;
 mod explain;
@@ -21,12 +22,14 @@ mod lines;
 mod lint;
 mod log;
 mod mountinfo;
+pub mod native;
 mod nsjail;
 mod policy;
 mod probe;
 mod promises;
 mod proof;
 mod proto;
+mod runtime;
 pub mod seccomp;
 mod supervise;
 mod sys;
@@ -34,6 +37,7 @@ mod workdir;
 
 pub use caller::{Caller, Extent, NAMESPACES};
 pub use checkup::{id_maps_work, idmapped_mounts_work, namespace_works};
+pub use command::Command;
 pub use diff::{Difference, diff};
 pub use elf::is_static_elf;
 pub use explain::{Explained, explain};
@@ -43,10 +47,12 @@ pub use jail::{Bind, Correction, HostIds, Jail, JailError, Overrides};
 pub use limits::limit_names;
 pub use lint::{Finding, Severity, lint};
 pub use log::{Level, LogLine};
-pub use nsjail::{Command, Nsjail, NsjailError};
+pub use native::NativeError;
+pub use nsjail::{Nsjail, NsjailError};
 pub use policy::{Builtin, MAX_POLICY_BYTES, Policy, PolicyError};
 pub use probe::{Answer, Probe, Verdict, Visibility, ask, probe};
 pub use promises::{PromisedMount, Promises};
 pub use proof::{Proof, ProofError, verify};
+pub use runtime::{Runtime, RuntimeError};
 pub use supervise::{OnSignal, Outcome, Running};
 pub use sys::{PreparedFilter, close_name_service_trap, install_filter, take_fd};

@@ -139,6 +139,31 @@ pub(crate) fn settle(
     promised
 }
 
+/// What a settled policy sets the soft and the hard limit to, in the kernel's units; `soft` and `hard` are the
+/// caller's own.
+pub(crate) fn wanted(config: &NsJailConfig, name: &str, soft: u64, hard: u64) -> u64 {
+    let (value, kind, unit) = match name {
+        "as" => (config.rlimit_as(), config.rlimit_as_type(), 1 << 20),
+        "core" => (config.rlimit_core(), config.rlimit_core_type(), 1 << 20),
+        "cpu" => (config.rlimit_cpu(), config.rlimit_cpu_type(), 1),
+        "fsize" => (config.rlimit_fsize(), config.rlimit_fsize_type(), 1 << 20),
+        "nofile" => (config.rlimit_nofile(), config.rlimit_nofile_type(), 1),
+        "nproc" => (config.rlimit_nproc(), config.rlimit_nproc_type(), 1),
+        "stack" => (config.rlimit_stack(), config.rlimit_stack_type(), 1 << 20),
+        "memlock" => (config.rlimit_memlock(), config.rlimit_memlock_type(), 1 << 10),
+        "rtprio" => (config.rlimit_rtprio(), config.rlimit_rtprio_type(), 1),
+        _ => (config.rlimit_msgqueue(), config.rlimit_msgqueue_type(), 1),
+    };
+    match kind {
+        RLimit::Value => value.saturating_mul(unit),
+        // nsjail raises its own soft limit before it looks.
+        RLimit::Soft if name == "nofile" => soft.max(hard.min(8192)),
+        RLimit::Soft => soft,
+        RLimit::Hard => hard,
+        RLimit::Inf => u64::MAX,
+    }
+}
+
 fn as_hard(value: &mut Option<u64>, kind: &mut Option<i32>, hard: u64, unit: u64) {
     (*value, *kind) = if hard == u64::MAX {
         (None, Some(RLimit::Inf.into()))
@@ -153,6 +178,24 @@ fn as_hard(value: &mut Option<u64>, kind: &mut Option<i32>, hard: u64, unit: u64
 mod tests {
     use super::*;
     use crate::Policy;
+
+    #[test]
+    fn settled_values_have_the_kernels_units() {
+        for (text, name, want) in [
+            ("rlimit_as: 3", "as", 3 << 20),
+            ("rlimit_as_type: INF", "as", u64::MAX),
+            ("rlimit_memlock: 2 rlimit_memlock_type: VALUE", "memlock", 2 << 10),
+            ("rlimit_memlock: 2", "memlock", 100),
+            ("rlimit_nofile_type: SOFT", "nofile", 5000),
+            ("rlimit_stack_type: HARD", "stack", 5000),
+            ("rlimit_msgqueue: 7 rlimit_msgqueue_type: VALUE", "msgqueue", 7),
+            ("#", "core", 0),
+            ("#", "fsize", 1 << 20),
+        ] {
+            let config = Policy::parse("p", text.as_bytes()).unwrap().into_config();
+            assert_eq!(wanted(&config, name, 100, 5000), want, "{text}");
+        }
+    }
 
     #[test]
     fn settles_each_form() {

@@ -4,7 +4,9 @@
 //! policy, the log descriptor and the guest's command is ever passed on it; everything else travels in the policy,
 //! which is a sealed memory file. Field semantics: google/nsjail config.proto and its cmdline.cc.
 
-use std::ffi::{CString, OsStr, OsString};
+mod watch;
+
+use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
@@ -15,14 +17,13 @@ use std::process::Stdio;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use rustix::fs::{Access, AtFlags, CWD};
 
+use crate::command::{Command, Unfit, high};
 use crate::fds;
 use crate::jail::{Jail, STAGED_PREFIX};
 use crate::supervise::Running;
 use crate::sys::{self, Launch, Placement, PrivateMounts};
 use crate::workdir::WorkDirs;
 
-/// Descriptors that are passed on are first moved to here, out of the way of the numbers they get in the guest.
-const PARKED: RawFd = 256;
 /// Directories that can be covered by the staging tmpfs of a jail made by root; nsjail works in the first two.
 const STAGING: [&str; 6] = ["/run/user", "/tmp", "/mnt", "/media", "/srv", "/opt"];
 
@@ -30,17 +31,6 @@ const STAGING: [&str; 6] = ["/run/user", "/tmp", "/mnt", "/media", "/srv", "/opt
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nsjail {
     path: PathBuf,
-}
-
-/// The command to run inside.
-#[derive(Debug)]
-pub struct Command {
-    /// Absolute path inside the jail.
-    pub program: PathBuf,
-    /// Arguments after the program's name.
-    pub args: Vec<OsString>,
-    /// Descriptors for the guest and the numbers they have there (3 to 255, as listed in the jail's overrides).
-    pub fds: Vec<(OwnedFd, RawFd)>,
 }
 
 /// Why nsjail cannot be used.
@@ -142,8 +132,8 @@ impl Nsjail {
         rustix::io::ioctl_fionbio(&log, true).map_err(|error| at("log pipe")(error.into()))?;
 
         let (parked, reserved) = park(&command.fds, jail.pass_fds())?;
-        let config_at = high(config.as_fd()).map_err(at("policy"))?;
-        let log_at = high(log_child.as_fd()).map_err(at("log pipe"))?;
+        let config_at = high(config.as_fd()).map_err(|error| at("policy")(error.into()))?;
+        let log_at = high(log_child.as_fd()).map_err(|error| at("log pipe")(error.into()))?;
         // The policy and the log keep their own high numbers; a dup2 onto itself would leave close-on-exec set.
         for fd in [&config_at, &log_at] {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
@@ -195,8 +185,12 @@ impl Nsjail {
         drop((reserved, config_at, log_at, log_child));
         let mut log = fs::File::from(log);
         match started {
-            Ok(child) => Running::new(child, log, self.path.clone(), jail.by_root(), mask, work_dirs)
-                .map_err(at("supervision")),
+            Ok(child) => watch::NsjailWatch::new(child, log, self.path.clone(), jail.by_root(), work_dirs)
+                .and_then(|watch| Running::new(Box::new(watch), mask))
+                .map_err(|error| {
+                    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
+                    at("supervision")(error)
+                }),
             Err(source) => {
                 let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
                 let step = fds::drain(&mut log, 256);
@@ -238,31 +232,18 @@ fn placements(jail: &Jail, base: &str) -> io::Result<Vec<Placement>> {
         .collect()
 }
 
-/// A copy of a descriptor with a high number.
-fn high(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    Ok(rustix::io::fcntl_dupfd_cloexec(fd, PARKED)?)
-}
-
 /// The command's descriptors at high numbers, and place-holders for their numbers in the guest, so that no
 /// descriptor that the start itself opens can sit there.
 type Parked = (Vec<(OwnedFd, RawFd)>, Vec<OwnedFd>);
 
 fn park(fds: &[(OwnedFd, RawFd)], promised: &[RawFd]) -> Result<Parked, NsjailError> {
-    let mut parked = Vec::new();
+    let failed = |source| NsjailError::Start { stage: "descriptors".to_owned(), source };
+    let parked = crate::command::park(fds, promised).map_err(|unfit| match unfit {
+        Unfit::Number { number, reason } => NsjailError::Descriptor { number, reason },
+        Unfit::Kernel(source) => failed(source),
+    })?;
     let mut reserved = Vec::new();
     for (fd, number) in fds {
-        let bad = |reason| NsjailError::Descriptor { number: *number, reason };
-        if !(3..PARKED).contains(number) {
-            return Err(bad("the number must be 3 to 255"));
-        }
-        if !promised.contains(number) {
-            return Err(bad("is not in the jail's list"));
-        }
-        if parked.iter().any(|(_, taken)| taken == number) {
-            return Err(bad("is given twice"));
-        }
-        let failed = |source| NsjailError::Start { stage: "descriptors".to_owned(), source };
-        parked.push((high(fd.as_fd()).map_err(failed)?, *number));
         let holder = rustix::io::fcntl_dupfd_cloexec(fd, *number).map_err(|error| failed(error.into()))?;
         if holder.as_raw_fd() == *number {
             reserved.push(holder);

@@ -1,4 +1,5 @@
-//! System calls that no safe wrapper offers, and the fork that starts a jail. The only file with `unsafe`.
+//! System calls that no safe wrapper offers, and the fork that starts a jail. With [`contain`], the only file with
+//! `unsafe`.
 //!
 //! Everything here is a thin shape around one kernel facility; what is done with it is decided elsewhere. Code
 //! that runs between fork and exec touches only memory that was prepared before, and calls only what is
@@ -6,6 +7,7 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod contain;
 pub(crate) mod trial;
 
 use std::ffi::{CStr, CString};
@@ -23,6 +25,7 @@ pub(crate) struct MountAttributes {
     pub read_only: bool,
     pub nosuid: bool,
     pub nodev: bool,
+    pub noexec: bool,
 }
 
 /// Sets attributes on a detached mount tree and all its submounts, and cuts it off from propagation.
@@ -32,23 +35,30 @@ pub(crate) fn mount_setattr(tree: BorrowedFd<'_>, attributes: MountAttributes) -
         (attributes.read_only, libc::MOUNT_ATTR_RDONLY),
         (attributes.nosuid, libc::MOUNT_ATTR_NOSUID),
         (attributes.nodev, libc::MOUNT_ATTR_NODEV),
+        (attributes.noexec, libc::MOUNT_ATTR_NOEXEC),
     ] {
         if wanted {
             set |= bit;
         }
     }
-    raw_mount_setattr(tree, set, libc::MS_PRIVATE, 0)
+    raw_mount_setattr(tree, libc::AT_RECURSIVE, set, libc::MS_PRIVATE, 0)
+}
+
+/// Makes one mount read-only, without those below it.
+pub(crate) fn mount_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
+    raw_mount_setattr(mount, 0, libc::MOUNT_ATTR_RDONLY, 0, 0)
 }
 
 /// Gives a detached mount tree the id map of a user namespace: an on-disk id that is "inside" there appears as
 /// the id it maps to "outside". Fails with EINVAL on file systems that cannot.
 pub(crate) fn mount_idmap(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
     let userns = u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
-    raw_mount_setattr(tree, libc::MOUNT_ATTR_IDMAP, 0, userns)
+    raw_mount_setattr(tree, libc::AT_RECURSIVE, libc::MOUNT_ATTR_IDMAP, 0, userns)
 }
 
 fn raw_mount_setattr(
     tree: BorrowedFd<'_>,
+    recursive: libc::c_int,
     set: u64,
     propagation: libc::c_ulong,
     userns_fd: u64,
@@ -60,7 +70,7 @@ fn raw_mount_setattr(
             libc::SYS_mount_setattr,
             tree.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            libc::AT_EMPTY_PATH | recursive,
             &raw const attr,
             size_of::<libc::mount_attr>(),
         )

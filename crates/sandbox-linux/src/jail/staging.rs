@@ -71,7 +71,8 @@ pub(super) fn stage(binds: &[BindSource], guest: HostIds) -> Result<Vec<Staged>,
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
         let tree = rustix::mount::open_tree(rustix::fs::CWD, &bind.src, flags)
             .map_err(|error| failed(error.into()))?;
-        let attributes = MountAttributes { read_only: !bind.rw, nosuid: true, nodev: !bind.device };
+        let attributes =
+            MountAttributes { read_only: !bind.rw, nosuid: true, nodev: !bind.device, noexec: false };
         sys::mount_setattr(tree.as_fd(), attributes).map_err(failed)?;
         let mut owner_is_guest = bind.owner == guest;
         if bind.idmap && !owner_is_guest {

@@ -10,8 +10,20 @@ use crate::rig::{PROMISES, REPORT};
 /// Does nothing in an ordinary test run; inside a jail (or a shim) it is the whole program.
 #[test]
 fn role() {
-    if crate::rig::role().is_none_or(|role| role != "guest") {
-        return;
+    match crate::rig::role() {
+        Some(role) if role == "guest" => {}
+        Some(role) if role == "view" => {
+            crate::views::tell();
+            leave(0);
+        }
+        Some(role) => match role.to_str().and_then(|role| role.strip_prefix("connect ")) {
+            Some(name) => {
+                crate::escapes::connect(name);
+                leave(0);
+            }
+            None => return,
+        },
+        None => return,
     }
     let report = std::fs::File::from(take_fd(REPORT).unwrap());
     let promises = take_fd(PROMISES).unwrap();

@@ -1,9 +1,12 @@
-//! Real jails through the real nsjail: as root when the tests run as root, and as a plain user in any case (root
+//! Real jails, through the real nsjail and by the native runtime: as root when the tests run as root, and as a plain user in any case (root
 //! starts this very program again under an unused id). One binary, because linking is what tests here cost most.
 
+mod escapes;
 mod guest;
 mod kafel;
+mod native;
 mod plain;
 mod rig;
 mod root;
 mod signals;
+mod views;

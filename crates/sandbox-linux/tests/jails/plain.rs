@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use sandbox_linux::{Builtin, Nsjail, Outcome, Policy};
+use sandbox_linux::{Builtin, NativeError, Nsjail, Outcome, Policy, Runtime, RuntimeError};
 
 use crate::guest::HOST_PATHS;
 use crate::rig::{GUEST_ARGS, Rig, bind, is_root, role, run_with, traces};
@@ -19,7 +19,7 @@ fn suite() {
     if !is_root() {
         return checks();
     }
-    let Some(rig) = Rig::new() else { return };
+    let Some(rig) = Rig::with(Runtime::Native) else { return };
     // Cargo's directory may be private; the copy in the rig is not.
     for (role, groups) in [("alone", "--clear-groups"), ("groups", "--groups=54322")] {
         let status = Command::new("setpriv")
@@ -37,18 +37,25 @@ fn suite() {
 }
 
 fn checks() {
-    let Some(rig) = Rig::new() else { return };
     let before = traces();
-    builtin_policies(&rig);
-    if role().is_some_and(|role| role == "groups") {
-        return;
+    for rig in &Rig::each() {
+        builtin_policies(rig);
+        if role().is_some_and(|role| role == "groups") {
+            continue;
+        }
+        strict_filter(rig);
+        article(rig);
+        exit_codes(rig);
+        odd_names(rig);
+        failures(rig);
+        shim(rig);
     }
-    strict_filter(&rig);
-    article(&rig);
-    exit_codes(&rig);
-    odd_names(&rig);
-    failures(&rig);
-    shim(&rig);
+    if role().is_none_or(|role| role != "groups") {
+        crate::native::checks();
+        crate::views::compare();
+        crate::escapes::attempts();
+        crate::escapes::a_shared_network_is_not_the_hosts_sockets();
+    }
     let after = traces();
     let new: Vec<_> = after.iter().filter(|trace| !before.contains(trace)).collect();
     assert!(new.is_empty(), "left on the host: {new:?}");
@@ -58,7 +65,8 @@ fn builtin_policies(rig: &Rig) {
     for which in Builtin::ALL {
         let run = rig.guest(&rig.jail(Policy::builtin(which), rig.overrides()));
         assert_eq!(run.outcome, Outcome::Exited(0), "{which:?}: {run:#?}");
-        assert!(run.report.contains("threads 6\nprocesses 1\n"), "{}", run.report);
+        let processes = format!("threads 6\nprocesses {}\n", rig.processes());
+        assert!(run.report.contains(&processes), "{}", run.report);
         let groups = !rustix::process::getgroups().unwrap().is_empty();
         assert_eq!(
             run.report.contains("warning: the caller's supplementary groups"),
@@ -66,9 +74,7 @@ fn builtin_policies(rig: &Rig) {
             "{}",
             run.report
         );
-        for path in HOST_PATHS {
-            assert!(run.report.contains(&format!("{path} hidden\n")), "{path}: {}", run.report);
-        }
+        rig.assert_hidden(&run.report, HOST_PATHS);
     }
 }
 
@@ -77,7 +83,9 @@ fn strict_filter(rig: &Rig) {
     let script = "exec >&10 2>&1; b=/ktl-bin/busybox; $b unshare -U $b echo nested; \
                   $b nc 127.0.0.1 1; $b echo end";
     let open = rig.shell(&rig.jail(Policy::builtin(Builtin::Ci), rig.overrides()), script);
-    assert!(open.report.starts_with("nested\n"), "{open:#?}");
+    // The native runtime allows no nested user namespace under any filter.
+    let nested = if rig.runtime == Runtime::Native { "No space left on device" } else { "nested\n" };
+    assert!(open.report.contains(nested), "{open:#?}");
     assert!(open.report.contains("Network is unreachable"), "{open:#?}");
     for which in [Builtin::Strict, Builtin::Hermetic] {
         let shut = rig.shell(&rig.jail(Policy::builtin(which), rig.overrides()), script);
@@ -101,8 +109,8 @@ fn article(rig: &Rig) {
 }
 
 fn exit_codes(rig: &Rig) {
-    // The program is the init of its namespace: signals that it raises against itself do nothing there, so the
-    // killed one is a child whose end the shell passes on.
+    // In nsjail the program is the init of its namespace: signals that it raises against itself do nothing there, so
+    // the killed one is a child whose end the shell passes on.
     for (script, want) in [
         ("exit 0", Outcome::Exited(0)),
         ("exit 7", Outcome::Exited(7)),
@@ -114,6 +122,15 @@ fn exit_codes(rig: &Rig) {
         let script = script.replace("sh -c", "/ktl-bin/busybox sh -c");
         let run = rig.shell(&jail, &script);
         assert_eq!(run.outcome, want, "{script}: {run:#?}");
+    }
+    if rig.runtime != Runtime::Native {
+        return;
+    }
+    // With an init of its own, each end is what it looks like.
+    for signal in [libc::SIGTERM, libc::SIGKILL, libc::SIGSEGV, libc::SIGABRT, libc::SIGHUP] {
+        let jail = rig.jail(Policy::builtin(Builtin::Ci), rig.overrides());
+        let run = rig.shell(&jail, &format!("kill -{signal} $$"));
+        assert_eq!(run.outcome, Outcome::Signaled(signal), "{run:#?}");
     }
 }
 
@@ -151,7 +168,12 @@ fn failures(rig: &Rig) {
     ] {
         let mut overrides = rig.overrides();
         overrides.cwd = cwd.into();
-        let run = rig.run(&rig.jail(parse(text), overrides), program, &["true"]);
+        let jail = rig.jail(parse(text), overrides);
+        let run = match run_with(&rig.runtime, &jail, program, &["true"]) {
+            Ok(run) => run,
+            Err(RuntimeError::Native(NativeError::Filter(_))) if *stage == *"system call filter" => continue,
+            Err(error) => panic!("{text}: {error}"),
+        };
         match &run.outcome {
             Outcome::JailFailed { stage: got, log, .. } => {
                 assert_eq!(got, stage, "{text}: {run:#?}");
@@ -166,12 +188,12 @@ fn shim(rig: &Rig) {
     let shim = rig.path("nsjail");
     fs::write(&shim, "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n").unwrap();
     fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
-    let shim = Nsjail::find(Some(Path::new(&shim)), None).unwrap();
+    let shim = Runtime::Nsjail(Nsjail::find(Some(Path::new(&shim)), None).unwrap());
     let jail = rig.jail(Policy::builtin(Builtin::Ci), rig.overrides());
     let guest = rig.path("guest");
     let mut args = vec!["KTL_TEST_ROLE=guest", guest.to_str().unwrap()];
     args.extend(GUEST_ARGS);
-    let run = run_with(&shim, &jail, "/usr/bin/env", &args);
+    let run = run_with(&shim, &jail, "/usr/bin/env", &args).unwrap();
     assert!(run.report.contains("the user namespace is the host's"), "{run:#?}");
     assert!(matches!(run.outcome, Outcome::JailFailed { .. }), "{run:#?}");
 }

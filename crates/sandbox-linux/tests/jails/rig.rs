@@ -8,7 +8,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use sandbox_linux::{
-    Bind, Caller, Command, Jail, Nsjail, OnSignal, Outcome, Overrides, Policy, sealed_memfd,
+    Bind, Caller, Command, Jail, Nsjail, OnSignal, Outcome, Overrides, Policy, Runtime, RuntimeError,
+    sealed_memfd,
 };
 use tempfile::TempDir;
 
@@ -53,12 +54,17 @@ pub fn is_root() -> bool {
 /// A directory that everybody may search, with a static busybox and this test program in it.
 pub struct Rig {
     pub dir: TempDir,
-    pub nsjail: Nsjail,
+    pub runtime: Runtime,
 }
 
 impl Rig {
-    pub fn new() -> Option<Rig> {
-        let nsjail = nsjail()?;
+    /// One for each runtime that is here.
+    pub fn each() -> Vec<Rig> {
+        let runtimes = nsjail().map(Runtime::Nsjail).into_iter().chain([Runtime::Native]);
+        runtimes.filter_map(Rig::with).collect()
+    }
+
+    pub fn with(runtime: Runtime) -> Option<Rig> {
         let busybox = busybox()?;
         let dir = tempfile::Builder::new().prefix("ktl-jail-").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -67,7 +73,7 @@ impl Rig {
         for name in ["busybox", "guest"] {
             fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o755)).unwrap();
         }
-        Some(Rig { dir, nsjail })
+        Some(Rig { dir, runtime })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -101,7 +107,24 @@ impl Rig {
     }
 
     pub fn run(&self, jail: &Jail, program: &str, args: &[&str]) -> Run {
-        run_with(&self.nsjail, jail, program, args)
+        run_with(&self.runtime, jail, program, args).unwrap()
+    }
+
+    /// Asserts that the guest saw none of these paths. The native jail's init is no process that the guest may look
+    /// into, so there the kernel does not even say that something is missing.
+    pub fn assert_hidden(&self, report: &str, paths: &[&str]) {
+        for path in paths {
+            let hidden = report.contains(&format!("{path} hidden\n"));
+            let denied = path.starts_with("/proc/1/")
+                && self.runtime == Runtime::Native
+                && report.contains(&format!("{path} unreachable (permission denied)\n"));
+            assert!(hidden || denied, "{} {path}: {report}", self.runtime);
+        }
+    }
+
+    /// Processes of a jail with one guest; the native one has an init besides.
+    pub fn processes(&self) -> usize {
+        if self.runtime == Runtime::Native { 2 } else { 1 }
     }
 }
 
@@ -117,23 +140,24 @@ pub fn bind(src: &Path, dst: &str) -> Bind {
 pub struct Run {
     pub outcome: Outcome,
     pub report: String,
-    /// nsjail's log, for the messages of failed tests.
+    /// The runtime's log, for the messages of failed tests.
     #[expect(dead_code, reason = "read through Debug")]
     pub log: Vec<String>,
 }
 
-pub fn run_with(nsjail: &Nsjail, jail: &Jail, program: &str, args: &[&str]) -> Run {
+pub fn run_with(runtime: &Runtime, jail: &Jail, program: &str, args: &[&str]) -> Result<Run, RuntimeError> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let promises = serde_json::to_vec(&jail.promises()).unwrap();
-    let fds: Vec<(OwnedFd, i32)> =
+    let mut fds: Vec<(OwnedFd, i32)> =
         vec![(writer, REPORT), (sealed_memfd("promises", &promises).unwrap(), PROMISES)];
+    fds.retain(|(_, number)| jail.promises().fds.contains(number));
     let command = Command { program: program.into(), args: args.iter().map(OsString::from).collect(), fds };
-    let running = nsjail.spawn(jail, command).unwrap();
+    let running = runtime.spawn(jail, command)?;
     let mut log = Vec::new();
     let outcome = running.supervise(&mut |_| OnSignal::Kill, &mut |line| log.push(line.to_string()));
     let mut report = String::new();
     File::from(reader).read_to_string(&mut report).unwrap();
-    Run { outcome, report, log }
+    Ok(Run { outcome, report, log })
 }
 
 /// Mounts, and nsjail's working directories, of the host.

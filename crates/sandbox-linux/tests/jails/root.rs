@@ -6,17 +6,17 @@ use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::mount::OpenTreeFlags;
-use sandbox_linux::{Builtin, Nsjail, Outcome, Policy};
+use sandbox_linux::{Builtin, Nsjail, OnSignal, Outcome, Policy, Runtime};
 
 use crate::guest::HOST_PATHS;
 use crate::rig::{GUEST_ARGS, Rig, bind, is_root, run_with, traces};
 
-fn rig() -> Option<Rig> {
+fn rigs() -> Vec<Rig> {
     if !is_root() {
         eprintln!("skipped: ids other than one's own take root");
-        return None;
+        return Vec::new();
     }
-    Rig::new()
+    Rig::each()
 }
 
 /// False, with a word on stderr, for the root of a container that may not handle mounts.
@@ -31,7 +31,10 @@ fn may_mount() -> bool {
 
 #[test]
 fn every_builtin_policy_proves_itself_and_hides_the_host() {
-    let Some(rig) = rig() else { return };
+    rigs().iter().for_each(check_every_builtin_policy_proves_itself_and_hides_the_host);
+}
+
+fn check_every_builtin_policy_proves_itself_and_hides_the_host(rig: &Rig) {
     for which in Builtin::ALL {
         let jail = rig.jail(Policy::builtin(which), rig.overrides());
         let run = rig.guest(&jail);
@@ -39,17 +42,18 @@ fn every_builtin_policy_proves_itself_and_hides_the_host() {
         assert!(!run.report.contains("as host 0"), "{}", run.report);
         assert!(run.report.contains("uid 1000 as host"), "{}", run.report);
         assert!(run.report.contains("no network"), "{}", run.report);
-        assert!(run.report.contains("threads 6\nprocesses 1\n"), "{}", run.report);
-        for path in HOST_PATHS {
-            let line = format!("{path} hidden\n");
-            assert!(run.report.contains(&line), "{which:?} {path}: {}", run.report);
-        }
+        let processes = format!("threads 6\nprocesses {}\n", rig.processes());
+        assert!(run.report.contains(&processes), "{}", run.report);
+        rig.assert_hidden(&run.report, HOST_PATHS);
     }
 }
 
 #[test]
 fn article_policy_works_unchanged() {
-    let Some(rig) = rig() else { return };
+    rigs().iter().for_each(check_article_policy_works_unchanged);
+}
+
+fn check_article_policy_works_unchanged(rig: &Rig) {
     let context = rig.path("ws");
     fs::create_dir(&context).unwrap();
     let mut overrides = rig.overrides();
@@ -67,7 +71,10 @@ fn article_policy_works_unchanged() {
 
 #[test]
 fn sources_are_reached_and_owned_through_staging() {
-    let Some(rig) = rig().filter(|_| may_mount()) else { return };
+    rigs().iter().filter(|_| may_mount()).for_each(check_sources_are_reached_and_owned_through_staging);
+}
+
+fn check_sources_are_reached_and_owned_through_staging(rig: &Rig) {
     // A private parent that the guest's id may not search, and a name made of what nsjail splits at.
     let private = rig.path("private");
     let context = private.join("a:b c\nd");
@@ -125,7 +132,10 @@ fn sources_are_reached_and_owned_through_staging() {
 
 #[test]
 fn a_file_system_without_id_maps_is_bound_plainly() {
-    let Some(rig) = rig() else { return };
+    rigs().iter().for_each(check_a_file_system_without_id_maps_is_bound_plainly);
+}
+
+fn check_a_file_system_without_id_maps_is_bound_plainly(rig: &Rig) {
     let mut overrides = rig.overrides();
     let mut tree = bind(Path::new("/sys/kernel"), "/tree");
     tree.idmap = true;
@@ -165,7 +175,10 @@ fn a_file_system_without_id_maps_is_bound_plainly() {
 
 #[test]
 fn submounts_of_a_read_only_source_are_read_only() {
-    let Some(rig) = rig() else { return };
+    rigs().iter().for_each(check_submounts_of_a_read_only_source_are_read_only);
+}
+
+fn check_submounts_of_a_read_only_source_are_read_only(rig: &Rig) {
     let mut overrides = rig.overrides();
     overrides.binds.push(bind(Path::new("/dev"), "/tree"));
     // /dev/shm is a mount of its own on every host.
@@ -186,19 +199,19 @@ fn submounts_of_a_read_only_source_are_read_only() {
 
 #[test]
 fn a_shim_is_caught_from_both_sides() {
-    let Some(rig) = rig() else { return };
+    let Some(rig) = rigs().pop() else { return };
     let shim = rig.path("nsjail");
     let script = "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n";
     fs::write(&shim, script).unwrap();
     fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
-    let shim = Nsjail::find(Some(&shim), None).unwrap();
+    let shim = Runtime::Nsjail(Nsjail::find(Some(&shim), None).unwrap());
     let jail = rig.jail(Policy::builtin(Builtin::Ci), rig.overrides());
     // The shim has no /ktl-bin, so it is given the program where the host has it, and the role by a variable.
     let guest = rig.path("guest");
     let env = "/usr/bin/env";
     let mut args = vec!["KTL_TEST_ROLE=guest", guest.to_str().unwrap()];
     args.extend(GUEST_ARGS);
-    let run = run_with(&shim, &jail, env, &args);
+    let run = run_with(&shim, &jail, env, &args).unwrap();
     assert!(run.report.starts_with("broken: "), "{run:#?}");
     for fact in [
         "the user namespace is the host's",
@@ -217,18 +230,32 @@ fn a_shim_is_caught_from_both_sides() {
 
 #[test]
 fn a_jail_starts_once() {
-    let Some(rig) = rig().filter(|_| may_mount()) else { return };
+    rigs().iter().filter(|_| may_mount()).for_each(check_a_jail_starts_once);
+}
+
+fn check_a_jail_starts_once(rig: &Rig) {
     let jail = rig.jail(Policy::builtin(Builtin::Ci), rig.overrides());
     assert_eq!(rig.shell(&jail, "exit 3").outcome, Outcome::Exited(3));
     let again =
         sandbox_linux::Command { program: "/ktl-bin/busybox".into(), args: Vec::new(), fds: Vec::new() };
-    let error = rig.nsjail.spawn(&jail, again).unwrap_err().to_string();
-    assert!(error.contains("staging a bind source"), "{error}");
+    match rig.runtime.spawn(&jail, again) {
+        Err(error) => assert!(error.to_string().contains("staging a bind source"), "{error}"),
+        Ok(running) => {
+            let outcome = running.supervise(&mut |_| OnSignal::Kill, &mut |_| ());
+            assert!(
+                matches!(&outcome, Outcome::JailFailed { stage, .. } if stage == "mount tree"),
+                "{outcome:?}"
+            );
+        }
+    }
 }
 
 #[test]
 fn nothing_stays_on_the_host() {
-    let Some(rig) = rig() else { return };
+    rigs().iter().for_each(check_nothing_stays_on_the_host);
+}
+
+fn check_nothing_stays_on_the_host(rig: &Rig) {
     let before = traces();
     let jail = rig.jail(Policy::builtin(Builtin::Ci), rig.overrides());
     assert_eq!(rig.shell(&jail, "exit 0").outcome, Outcome::Exited(0));

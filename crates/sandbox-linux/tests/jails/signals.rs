@@ -8,17 +8,19 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sandbox_linux::{Builtin, Command as Guest, OnSignal, Outcome, Policy};
+use sandbox_linux::{Builtin, Command as Guest, OnSignal, Outcome, Policy, Runtime};
 
 use crate::rig::{PROMISES, REPORT, Rig};
 
 /// The child's role: one jail with a guest that waits, and a line on stdout for each event.
 #[test]
 fn supervisor_role() {
-    if crate::rig::role().is_none_or(|role| role != "supervisor") {
-        return;
-    }
-    let rig = Rig::new().unwrap();
+    let runtime = match crate::rig::role() {
+        Some(role) if role == "supervisor nsjail" => Runtime::Nsjail(crate::rig::nsjail().unwrap()),
+        Some(role) if role == "supervisor native" => Runtime::Native,
+        _ => return,
+    };
+    let rig = Rig::with(runtime).unwrap();
     let mut overrides = rig.overrides();
     overrides.pass_fds.retain(|fd| *fd != PROMISES);
     let jail = rig.jail(Policy::builtin(Builtin::Ci), overrides);
@@ -29,7 +31,7 @@ fn supervisor_role() {
         args: ["sh", "-c", script].map(Into::into).to_vec(),
         fds: vec![(writer, REPORT)],
     };
-    let running = rig.nsjail.spawn(&jail, command).unwrap();
+    let running = rig.runtime.spawn(&jail, command).unwrap();
     let nsjail = running.id();
     let mut up = [0; 3];
     File::from(reader).read_exact(&mut up).unwrap();
@@ -55,16 +57,20 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn start() -> Option<Supervisor> {
-        // The child may be killed; its directory lies in this one.
-        let rig = Rig::new()?;
+    fn each(check: impl Fn(Supervisor)) {
+        for rig in Rig::each() {
+            check(Supervisor::start(rig));
+        }
+    }
 
+    fn start(rig: Rig) -> Supervisor {
+        // The child may be killed; its directory lies in this one.
         // The harness has more than one thread; a signal must not find one where it is not blocked.
         let mut child = Command::new("env")
             .args(["HUP", "INT", "TERM"].map(|signal| format!("--block-signal={signal}")))
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", "signals::supervisor_role", "--nocapture", "--test-threads=1"])
-            .env("KTL_TEST_ROLE", "supervisor")
+            .env("KTL_TEST_ROLE", format!("supervisor {}", rig.runtime))
             .env("TMPDIR", rig.dir.path())
             .stdout(Stdio::piped())
             .spawn()
@@ -74,7 +80,7 @@ impl Supervisor {
         let up = supervisor.wait_for("up ");
         supervisor.pids = up.split_whitespace().skip(1).map(|p| p.parse().unwrap()).collect();
         assert_eq!(supervisor.pids.len(), 2, "{up}");
-        Some(supervisor)
+        supervisor
     }
 
     fn wait_for(&mut self, prefix: &str) -> String {
@@ -109,51 +115,56 @@ impl Supervisor {
 
 #[test]
 fn first_signal_is_told_second_kills() {
-    let Some(mut supervisor) = Supervisor::start() else { return };
-    supervisor.signal(Signal::SIGINT);
-    assert_eq!(supervisor.wait_for("signal"), "signal 2");
-    supervisor.signal(Signal::SIGHUP);
-    assert_eq!(supervisor.wait_for("signal"), "signal 1");
-    let want = format!("outcome {:?}", Outcome::Signaled(libc::SIGKILL));
-    assert_eq!(supervisor.wait_for("outcome"), want);
-    supervisor.assert_gone();
-    assert!(supervisor.child.wait().unwrap().success());
+    Supervisor::each(|mut supervisor| {
+        supervisor.signal(Signal::SIGINT);
+        assert_eq!(supervisor.wait_for("signal"), "signal 2");
+        supervisor.signal(Signal::SIGHUP);
+        assert_eq!(supervisor.wait_for("signal"), "signal 1");
+        let want = format!("outcome {:?}", Outcome::Signaled(libc::SIGKILL));
+        assert_eq!(supervisor.wait_for("outcome"), want);
+        supervisor.assert_gone();
+        assert!(supervisor.child.wait().unwrap().success());
+    });
 }
 
 #[test]
 fn a_killed_guest_is_reported_as_killed() {
-    let Some(mut supervisor) = Supervisor::start() else { return };
-    kill(Pid::from_raw(supervisor.pids[1]), Signal::SIGKILL).unwrap();
-    let want = format!("outcome {:?}", Outcome::Signaled(libc::SIGKILL));
-    assert_eq!(supervisor.wait_for("outcome"), want);
-    supervisor.assert_gone();
-    supervisor.child.wait().unwrap();
+    Supervisor::each(|mut supervisor| {
+        kill(Pid::from_raw(supervisor.pids[1]), Signal::SIGKILL).unwrap();
+        let want = format!("outcome {:?}", Outcome::Signaled(libc::SIGKILL));
+        assert_eq!(supervisor.wait_for("outcome"), want);
+        supervisor.assert_gone();
+        supervisor.child.wait().unwrap();
+    });
 }
 
 #[test]
 fn a_guest_may_end_by_itself_after_a_signal() {
-    let Some(mut supervisor) = Supervisor::start() else { return };
-    supervisor.signal(Signal::SIGTERM);
-    supervisor.wait_for("signal");
-    kill(Pid::from_raw(supervisor.pids[1]), Signal::SIGUSR1).unwrap();
-    assert_eq!(supervisor.wait_for("outcome"), format!("outcome {:?}", Outcome::Exited(9)));
-    supervisor.child.wait().unwrap();
+    Supervisor::each(|mut supervisor| {
+        supervisor.signal(Signal::SIGTERM);
+        supervisor.wait_for("signal");
+        kill(Pid::from_raw(supervisor.pids[1]), Signal::SIGUSR1).unwrap();
+        assert_eq!(supervisor.wait_for("outcome"), format!("outcome {:?}", Outcome::Exited(9)));
+        supervisor.child.wait().unwrap();
+    });
 }
 
 #[test]
 fn a_killed_nsjail_takes_its_guest_along() {
-    let Some(mut supervisor) = Supervisor::start() else { return };
-    kill(Pid::from_raw(supervisor.pids[0]), Signal::SIGKILL).unwrap();
-    let want = format!("outcome {:?}", Outcome::Signaled(libc::SIGKILL));
-    assert_eq!(supervisor.wait_for("outcome"), want);
-    supervisor.assert_gone();
-    supervisor.child.wait().unwrap();
+    Supervisor::each(|mut supervisor| {
+        kill(Pid::from_raw(supervisor.pids[0]), Signal::SIGKILL).unwrap();
+        let want = format!("outcome {:?}", Outcome::Signaled(libc::SIGKILL));
+        assert_eq!(supervisor.wait_for("outcome"), want);
+        supervisor.assert_gone();
+        supervisor.child.wait().unwrap();
+    });
 }
 
 #[test]
 fn a_killed_supervisor_leaves_no_process() {
-    let Some(mut supervisor) = Supervisor::start() else { return };
-    supervisor.child.kill().unwrap();
-    supervisor.child.wait().unwrap();
-    supervisor.assert_gone();
+    Supervisor::each(|mut supervisor| {
+        supervisor.child.kill().unwrap();
+        supervisor.child.wait().unwrap();
+        supervisor.assert_gone();
+    });
 }

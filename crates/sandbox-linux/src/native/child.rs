@@ -1,0 +1,118 @@
+//! The child half: from a fresh clone to the jail's init, and from its fork to the program.
+//!
+//! Runs on a copy of the parent's memory and allocates nothing. Each step stands under its [`Stage`], in the order
+//! of that list, and the first that fails ends the jail.
+
+use std::os::fd::AsFd as _;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::{Errno, Result};
+use rustix::process::{DumpableBehavior, Signal};
+
+use super::setup::Setup;
+use super::stage::{Failure, Stage, tell_failure, tell_start};
+use super::{caps, cpu, init, keyring, landlock, net, rlimit, tree, user};
+use crate::sys::contain;
+
+/// What a process of the jail ends with when the set-up failed; the record says why.
+const FAILED: i32 = 255;
+
+/// The whole life of the jail's first process; returns its exit code.
+pub(super) fn run(setup: &Setup) -> i32 {
+    let program = contain_self(setup).and_then(|()| {
+        contain::fork(|| {
+            let Err(failure) = become_program(setup);
+            tell_failure(setup.status.as_fd(), failure);
+            FAILED
+        })
+        .map_err(Stage::Program.failed())
+    });
+    match program {
+        Ok(program) => init::run(setup.status.as_fd(), program),
+        Err(failure) => {
+            tell_failure(setup.status.as_fd(), failure);
+            FAILED
+        }
+    }
+}
+
+fn contain_self(setup: &Setup) -> std::result::Result<(), Failure<'_>> {
+    // Everything up to the maps' arrival works without an id, beside the parent who writes them.
+    die_with_parent().map_err(Stage::Supervision.failed())?;
+    contain::close_copy(setup.go_parent.as_fd());
+    contain::block_signals().map_err(Stage::Supervision.failed())?;
+    rustix::process::setsid().map_err(Stage::Session.failed())?;
+    net::set_host_name(&setup.hostname).map_err(Stage::Hostname.failed())?;
+    if setup.loopback {
+        net::loopback_up().map_err(Stage::Network.failed())?;
+    }
+    tree::make_private().map_err(Stage::MountTree.failed_on(b"/"))?;
+
+    wait_for_maps(setup).map_err(Stage::Supervision.failed())?;
+    setup.ids.take().map_err(Stage::Ids.failed())?;
+    user::forbid_nesting().map_err(Stage::Nesting.failed_on(user::NESTING.to_bytes()))?;
+    // The change of ids has cleared it.
+    die_with_parent().map_err(Stage::Supervision.failed())?;
+    parent_is_alive(setup).map_err(Stage::Supervision.failed())?;
+
+    let umask = rustix::process::umask(rustix::fs::Mode::empty());
+    tree::enter(&setup.tree)?;
+    rustix::process::chdir(setup.cwd.as_c_str())
+        .map_err(Stage::WorkingDirectory.failed_on(setup.cwd.as_bytes()))?;
+    rustix::process::umask(umask);
+
+    rustix::thread::set_no_new_privs(true).map_err(Stage::NewPrivileges.failed())?;
+    keyring::replace().map_err(Stage::Keyring.failed())?;
+    caps::drop_all().map_err(Stage::Capabilities.failed())?;
+    if let Some(cpus) = &setup.cpus {
+        rustix::thread::sched_setaffinity(None, cpus).map_err(Stage::Processors.failed())?;
+    }
+    cpu::set_priority(setup.nice).map_err(Stage::Priority.failed())?;
+    // Init runs without the filter, so the program, which has the same id, must not be able to trace it. An exec
+    // makes the program dumpable again.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Stage::Program.failed())
+}
+
+fn die_with_parent() -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+}
+
+fn wait_for_maps(setup: &Setup) -> Result<()> {
+    let mut byte = [0];
+    loop {
+        match rustix::io::read(&setup.go, &mut byte) {
+            Ok(1) => return Ok(()),
+            Ok(_) => return Err(Errno::CHILD),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// The parent holds the other end as long as it lives. Its process id says nothing here: it is in another namespace.
+fn parent_is_alive(setup: &Setup) -> Result<()> {
+    let mut fds = [PollFd::new(&setup.go, PollFlags::IN)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match rustix::event::poll(&mut fds, Some(&at_once))? {
+        0 => Ok(()),
+        _ => Err(Errno::CHILD),
+    }
+}
+
+/// Does not return but with a failure.
+fn become_program(setup: &Setup) -> std::result::Result<std::convert::Infallible, Failure<'_>> {
+    // Numbers before limits, which may be lower than they; rules before numbers, which may be those of the mounts.
+    let rules = landlock::rules(setup).map_err(Stage::Landlock.failed())?;
+    contain::close_on_exec().map_err(Stage::Descriptors.failed())?;
+    for (fd, number) in &setup.fds {
+        contain::place_fd(fd.as_fd(), *number).map_err(Stage::Descriptors.failed())?;
+    }
+    rlimit::set(&setup.limits).map_err(Stage::Limits.failed())?;
+    // A session without a terminal: nothing can be typed into the caller's (TIOCSTI).
+    rustix::process::setsid().map_err(Stage::Session.failed())?;
+    contain::reset_signals(&setup.mask).map_err(Stage::Signals.failed())?;
+    tell_start(setup.status.as_fd());
+    landlock::restrict(rules.as_ref()).map_err(Stage::Landlock.failed())?;
+    setup.filter.install().map_err(|error| Stage::Filter.failed()(tree::errno(error)))?;
+    Err(Stage::Exec.failed_on(setup.program.as_bytes())(setup.image.exec()))
+}
