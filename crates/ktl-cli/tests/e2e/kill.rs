@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::ktl::World;
+use crate::ktl::{NATIVE, World, natively};
 
 /// Longest that an end may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,6 +38,9 @@ impl Running {
         command
             .args(["build", "ctx", "--progress", "plain", "-o", "out", "-o", "type=tar,dest=out.tar"])
             .args(args);
+        if args == NATIVE {
+            natively(&mut command);
+        }
         configure(&mut command);
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -108,7 +111,7 @@ fn children(pid: Pid) -> Vec<Pid> {
     text.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
 }
 
-const WAYS: [&[&str]; 2] = [&[], &["--sandbox=off"]];
+const WAYS: [&[&str]; 3] = [&[], &["--sandbox=off"], NATIVE];
 
 #[test]
 fn interrupt_and_terminate_cancel() {
@@ -127,7 +130,7 @@ fn interrupt_and_terminate_cancel() {
 fn an_end_at_any_moment_leaves_nothing() {
     for round in 0..24u64 {
         let signal = [Signal::SIGKILL, Signal::SIGINT, Signal::SIGTERM][round as usize % 3];
-        let running = Running::spawn(WAYS[round as usize % 2], |_| {});
+        let running = Running::spawn(WAYS[round as usize / 3 % 3], |_| {});
         std::thread::sleep(Duration::from_millis(round * round / 2));
         let family = running.family();
         kill(running.pid(), signal).unwrap();
@@ -162,8 +165,8 @@ fn a_killed_ktl_takes_everything_with_it() {
 
 #[test]
 fn a_killed_nsjail_or_guest_ends_the_build() {
-    for depth in [1, 2] {
-        let running = Running::start(&[], |_| {});
+    for (way, depth) in [(WAYS[0], 1), (WAYS[0], 2), (NATIVE, 1), (NATIVE, 2)] {
+        let running = Running::start(way, |_| {});
         let family = running.family();
         let mut victim = running.pid();
         for _ in 0..depth {
@@ -172,7 +175,7 @@ fn a_killed_nsjail_or_guest_ends_the_build() {
         }
         kill(victim, Signal::SIGKILL).unwrap();
         let (code, text) = running.end(&family);
-        assert_eq!(code, 4, "depth {depth}: {text}");
+        assert_eq!(code, 4, "{way:?} depth {depth}: {text}");
         assert!(text.contains("signal 9") || text.contains("SIGKILL"), "{text}");
     }
 }

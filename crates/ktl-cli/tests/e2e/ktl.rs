@@ -81,6 +81,11 @@ impl World {
         self.run(self.command().args(["build", "ctx"]).args(args))
     }
 
+    /// `ktl build ctx …`, jailed by ktl itself.
+    pub fn build_native(&self, args: &[&str]) -> Ran {
+        self.run(natively(&mut self.command()).args(["build", "ctx"]).args(args).args(NATIVE))
+    }
+
     pub fn run(&self, command: &mut Command) -> Ran {
         Ran::of(command.output().unwrap())
     }
@@ -89,6 +94,14 @@ impl World {
     pub fn names(&self) -> Vec<String> {
         names(self.dir.path())
     }
+}
+
+/// Chooses ktl's own runtime.
+pub const NATIVE: &[&str] = &["--sandbox-runtime", "native"];
+
+/// Takes away what [`World::command`] says of nsjail.
+pub fn natively(command: &mut Command) -> &mut Command {
+    command.env_remove("KTL_SANDBOX_BIN")
 }
 
 pub fn names(dir: &Path) -> Vec<String> {

@@ -65,10 +65,12 @@ fn directories_are_the_same_file_by_file() {
     buildctl(&world, &["--output", "type=local,dest=theirs"]);
     world.build(&["-o", "ours"]).ok();
     world.build(&["--sandbox=off", "-o", "unjailed"]).ok();
+    world.build_native(&["-o", "native"]).ok();
     let theirs = tree(&world.path("theirs"));
     assert!(theirs.len() > 12, "{theirs:#?}");
     assert_eq!(tree(&world.path("ours")), theirs);
     assert_eq!(tree(&world.path("unjailed")), theirs);
+    assert_eq!(tree(&world.path("native")), theirs);
 }
 
 /// One line for each entry: what makes two trees equal.

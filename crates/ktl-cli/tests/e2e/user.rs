@@ -43,35 +43,32 @@ fn builds_jailed_and_owns_what_he_gets() {
     let ktl = base.path().join("ktl");
     fs::copy(env!("CARGO_BIN_EXE_ktl"), &ktl).unwrap();
 
-    let run = |args: &[&str]| {
+    let run = |runtime: &str, args: &[&str]| {
         let command = World::new().command();
-        let nsjail = xtask::tools::nsjail_for_all(base.path()).unwrap();
         let mut own = std::process::Command::new(&ktl);
         own.env_clear().envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
         own.env("HOME", world.join("home"))
             .env("KTL_BUILDER", daemon.address())
-            .env("KTL_SANDBOX_BIN", nsjail);
-        own.args(["build", "ctx"]).args(args).current_dir(&world).uid(UID).gid(UID);
+            .env("KTL_SANDBOX_RUNTIME", runtime)
+            .env_remove("KTL_SANDBOX_BIN");
+        if runtime == "nsjail" {
+            own.env("KTL_SANDBOX_BIN", xtask::tools::nsjail_for_all(base.path()).unwrap());
+        }
+        own.args(["build", "ctx", "-v", "-o", "out"]).args(args).current_dir(&world).uid(UID).gid(UID);
         crate::ktl::Ran::of(own.output().unwrap())
     };
-    run(&[
-        "-v",
-        "-o",
-        "out",
-        "--sandbox-probe-path",
-        "/etc/shadow",
-        "--sandbox-probe-path",
-        "/workspace/mine",
-    ])
-    .ok()
-    .says("[probe] /etc/shadow: hidden")
-    .says("[probe] /workspace/mine: VISIBLE (file, readable)")
-    .says("[sandbox] proof: ");
-    assert_eq!(fs::read_to_string(world.join("out/made")).unwrap(), "x\n");
-    assert_eq!(fs::symlink_metadata(world.join("out/made")).unwrap().uid(), UID);
-
-    // A file of his context that is not his: as with buildctl.
+    // A file of his context that is not his is built as with buildctl.
     fs::write(world.join("ctx/not-his"), "root's").unwrap();
     fs::set_permissions(world.join("ctx/not-his"), fs::Permissions::from_mode(0o600)).unwrap();
-    run(&["-o", "out"]).ok();
+    for runtime in ["nsjail", "native"] {
+        run(runtime, &["--sandbox-probe-path", "/etc/shadow", "--sandbox-probe-path", "/workspace/mine"])
+            .ok()
+            .says(&format!("[sandbox] jailed by {runtime}"))
+            .says("[probe] /etc/shadow: hidden")
+            .says("[probe] /workspace/mine: VISIBLE (file, readable)")
+            .says("[sandbox] proof: ");
+        assert_eq!(fs::read_to_string(world.join("out/made")).unwrap(), "x\n");
+        assert_eq!(fs::symlink_metadata(world.join("out/made")).unwrap().uid(), UID);
+        fs::remove_dir_all(world.join("out")).unwrap();
+    }
 }
