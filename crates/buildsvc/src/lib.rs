@@ -15,6 +15,7 @@ pub mod output;
 pub mod platform;
 mod proto;
 pub mod reference;
+mod repeated;
 pub mod secret;
 pub mod session;
 pub mod ssh;

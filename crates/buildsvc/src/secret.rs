@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::csv::{self, CsvError};
+use crate::repeated;
 
 /// The largest secret that a daemon takes, in bytes.
 pub const MAX_SECRET: usize = 500 * 1024;
@@ -77,15 +78,7 @@ impl SecretSpec {
 
     /// All values of the flag. Of several with one id the last counts, at the place of the first.
     pub fn list<S: AsRef<str>>(values: &[S]) -> Result<Vec<SecretSpec>, SecretError> {
-        let mut specs: Vec<SecretSpec> = Vec::new();
-        for value in values.iter().map(AsRef::as_ref).filter(|value| !value.is_empty()) {
-            let spec = SecretSpec::parse(value)?;
-            match specs.iter_mut().find(|known| known.id == spec.id) {
-                Some(known) => *known = spec,
-                None => specs.push(spec),
-            }
-        }
-        Ok(specs)
+        repeated::last_of_each(values, SecretSpec::parse, |spec| &spec.id)
     }
 }
 

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::repeated;
+
 /// The agent of a mount that names none.
 pub const DEFAULT_AGENT: &str = "default";
 
@@ -40,15 +42,7 @@ impl SshSpec {
 
     /// All values of the flag. Of several with one id the last counts, at the place of the first.
     pub fn list<S: AsRef<str>>(values: &[S]) -> Result<Vec<SshSpec>, SshError> {
-        let mut specs: Vec<SshSpec> = Vec::new();
-        for value in values.iter().map(AsRef::as_ref).filter(|value| !value.is_empty()) {
-            let spec = SshSpec::parse(value)?;
-            match specs.iter_mut().find(|known| known.id == spec.id) {
-                Some(known) => *known = spec,
-                None => specs.push(spec),
-            }
-        }
-        Ok(specs)
+        repeated::last_of_each(values, SshSpec::parse, |spec| &spec.id)
     }
 }
 

@@ -10,7 +10,6 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::sandbox::SandboxArgs;
 use crate::display::Mode;
-use crate::env;
 use crate::exit;
 use crate::tidy;
 
@@ -130,8 +129,9 @@ pub struct ResultFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Display")]
 pub struct DisplayFlags {
-    /// Style of the progress: auto, plain, tty, quiet or rawjson [default: auto, which is tty on a terminal]
-    #[arg(long, value_name = "STYLE", env = env::BUILDKIT_PROGRESS, hide_env_values = true)]
+    /// Style of the progress: auto, plain, tty, quiet or rawjson [default: auto, which is tty on a terminal; also:
+    /// BUILDKIT_PROGRESS]
+    #[arg(long, value_name = "STYLE")]
     pub progress: Option<Mode>,
     /// No progress; print the image ID alone
     #[arg(short, long)]
@@ -184,11 +184,12 @@ pub struct JailFlags {
     /// nsjail policy of the jail, text or JSON [default: ktl's own linux-strict]
     #[arg(long, value_name = "FILE")]
     pub sandbox_config: Option<PathBuf>,
-    /// Who makes the jail: the nsjail program, ktl itself (native), or nsjail where it is installed (auto)
-    #[arg(long, value_enum, value_name = "RUNTIME", env = env::KTL_SANDBOX_RUNTIME, hide_env_values = true, default_value = "auto")]
-    pub sandbox_runtime: RuntimeChoice,
-    /// The nsjail program; means --sandbox-runtime nsjail [default: nsjail on PATH]
-    #[arg(long, value_name = "PATH", env = env::KTL_SANDBOX_BIN, hide_env_values = true)]
+    /// Who makes the jail: the nsjail program, ktl itself (native), or nsjail where it is installed (auto, the default)
+    /// [also: KTL_SANDBOX_RUNTIME]
+    #[arg(long, value_enum, value_name = "RUNTIME")]
+    pub sandbox_runtime: Option<RuntimeChoice>,
+    /// The nsjail program; means --sandbox-runtime nsjail [default: nsjail on PATH; also: KTL_SANDBOX_BIN]
+    #[arg(long, value_name = "PATH")]
     pub sandbox_bin: Option<PathBuf>,
     /// Show a host path inside the jail, read-only unless :rw (repeatable)
     #[arg(long, value_name = "HOST:GUEST[:ro|rw]")]

@@ -142,7 +142,7 @@ pub fn resolve(
     facts: &Facts,
 ) -> Result<(BuildPlan, HostPlan), Failure> {
     let inputs = Inputs::resolve(args, facts)?;
-    let (style, outputs) = results::progress_and_outputs(args)?;
+    let (style, outputs) = results::progress_and_outputs(args, env)?;
     let results = Results::resolve(args, outputs, facts)?;
     let jailed = args.sandbox.sandbox != Some(SandboxSwitch::Off);
     if !jailed {

@@ -8,7 +8,8 @@ use buildsvc::reference::ImageRef;
 
 use super::Facts;
 use crate::cli::BuildArgs;
-use crate::display::Mode;
+use crate::display::{Mode, UnknownMode};
+use crate::env::{self, Env};
 use crate::failure::Failure;
 
 /// Exporters, and where what they send goes.
@@ -68,8 +69,16 @@ impl Results {
 }
 
 /// Reads `--output`, of which two words name progress styles.
-pub fn progress_and_outputs(args: &BuildArgs) -> Result<(Option<Mode>, Vec<OutputSpec>), Failure> {
-    let mut style = args.display.progress;
+pub fn progress_and_outputs(args: &BuildArgs, env: &Env) -> Result<(Option<Mode>, Vec<OutputSpec>), Failure> {
+    let of_env = || {
+        let style = env.text(env::BUILDKIT_PROGRESS)?;
+        Some(
+            style
+                .parse()
+                .map_err(|error: UnknownMode| Failure::usage(format!("{}: {error}", env::BUILDKIT_PROGRESS))),
+        )
+    };
+    let mut style = args.display.progress.map_or_else(|| of_env().transpose(), |style| Ok(Some(style)))?;
     let mut outputs = Vec::new();
     for text in &args.result.output {
         match text.as_str() {

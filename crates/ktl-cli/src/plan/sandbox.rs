@@ -4,6 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use clap::ValueEnum;
+
 use super::{Facts, Kind, guest_path};
 use crate::cli::{BuildArgs, JailFlags, RuntimeChoice};
 use crate::env::{self, Env};
@@ -64,10 +66,7 @@ pub fn sandbox_plan(
         let home = env.home().ok_or_else(|| Failure::usage("--sandbox-bind-home: HOME is not set"))?;
         binds.push(HostBind { src: home.clone(), dst: home, rw: false });
     }
-    if flags.sandbox_bin.is_some() && flags.sandbox_runtime == RuntimeChoice::Native {
-        return Err(Failure::usage("--sandbox-bin names an nsjail, and --sandbox-runtime native needs none")
-            .hint("Leave one of them out; KTL_SANDBOX_BIN and KTL_SANDBOX_RUNTIME count too."));
-    }
+    let (runtime, bin) = runtime(flags, env)?;
     let workdir = flags.sandbox_workdir.clone().unwrap_or_else(|| guest_path::CONTEXT.into());
     if !workdir.is_absolute() {
         return Err(Failure::usage(format!(
@@ -84,14 +83,44 @@ pub fn sandbox_plan(
     Ok(SandboxPlan {
         hermetic,
         config: flags.sandbox_config.as_ref().map(|path| facts.cwd.join(path)),
-        runtime: flags.sandbox_runtime,
-        bin: flags.sandbox_bin.as_ref().map(|path| facts.cwd.join(path)),
+        runtime,
+        bin: bin.map(|path| facts.cwd.join(path)),
         binds,
         workdir,
         logs: flags.sandbox_logs,
         env: allowed,
         path_var: env.get("PATH"),
     })
+}
+
+/// Who makes the jail, and by which program. What was typed wins over what the environment says, and a program that is named
+/// is an nsjail.
+fn runtime(flags: &JailFlags, env: &Env) -> Result<(RuntimeChoice, Option<PathBuf>), Failure> {
+    let chosen = match (flags.sandbox_runtime, &flags.sandbox_bin) {
+        (Some(RuntimeChoice::Native), Some(_)) => {
+            return Err(Failure::usage(
+                "--sandbox-bin names an nsjail, and --sandbox-runtime native needs none",
+            )
+            .hint("Leave one of them out."));
+        }
+        (Some(chosen), _) => Some(chosen),
+        (None, Some(_)) => Some(RuntimeChoice::Nsjail),
+        (None, None) => env
+            .text(env::KTL_SANDBOX_RUNTIME)
+            .map(|text| RuntimeChoice::from_str(&text, false))
+            .transpose()
+            .map_err(|_| {
+                Failure::usage(format!("{}: expected auto, nsjail or native", env::KTL_SANDBOX_RUNTIME))
+            })?,
+    };
+    let chosen = chosen.unwrap_or_default();
+    let bin = match chosen {
+        RuntimeChoice::Native => None,
+        RuntimeChoice::Auto | RuntimeChoice::Nsjail => {
+            flags.sandbox_bin.clone().or_else(|| env.path(env::KTL_SANDBOX_BIN))
+        }
+    };
+    Ok((chosen, bin))
 }
 
 /// Reads `HOST:GUEST[:ro|rw]` from the right, so that colons in the host path do no harm.

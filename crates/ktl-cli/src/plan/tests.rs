@@ -7,6 +7,7 @@ use clap::Parser;
 use super::sandbox::{HostBind, parse_bind};
 use super::*;
 use crate::broker::AgentKind;
+use crate::cli::RuntimeChoice;
 use crate::cli::{Cli, Command};
 
 /// A world in which `/w/ctx` is a context, `/w/other/Dockerfile` lies beside it, and `/w/agent.sock` is a socket.
@@ -129,6 +130,38 @@ fn progress_is_settled_before_the_guest_starts() {
     ] {
         assert_eq!(resolved(args, &[]).unwrap().0.progress, style, "{args:?}");
     }
+}
+
+#[test]
+fn what_was_typed_wins_over_the_environment() {
+    let bin = Some("/w/n");
+    for (args, env, runtime, program) in [
+        (&["ctx"][..], &[][..], RuntimeChoice::Auto, None),
+        (&["ctx"], &[("KTL_SANDBOX_RUNTIME", "native")], RuntimeChoice::Native, None),
+        (&["ctx"], &[("KTL_SANDBOX_RUNTIME", ""), ("KTL_SANDBOX_BIN", "")], RuntimeChoice::Auto, None),
+        (&["ctx"], &[("KTL_SANDBOX_BIN", "n")], RuntimeChoice::Auto, bin),
+        (&["ctx", "--sandbox-bin", "n"], &[("KTL_SANDBOX_RUNTIME", "native")], RuntimeChoice::Nsjail, bin),
+        (&["ctx", "--sandbox-runtime", "native"], &[("KTL_SANDBOX_BIN", "n")], RuntimeChoice::Native, None),
+        (&["ctx", "--sandbox-runtime", "nsjail"], &[("KTL_SANDBOX_BIN", "n")], RuntimeChoice::Nsjail, bin),
+    ] {
+        let sandbox = resolved(args, env).unwrap().1.sandbox.unwrap();
+        assert_eq!(
+            (sandbox.runtime, sandbox.bin.as_deref().and_then(Path::to_str)),
+            (runtime, program),
+            "{args:?} {env:?}"
+        );
+    }
+    for (args, env) in [
+        (&["ctx", "--sandbox-runtime", "native", "--sandbox-bin", "n"][..], &[][..]),
+        (&["ctx"], &[("KTL_SANDBOX_RUNTIME", "none")]),
+        (&["ctx"], &[("BUILDKIT_PROGRESS", "loud")]),
+    ] {
+        assert_eq!(resolved(args, env).unwrap_err().exit, crate::exit::Exit::Usage, "{args:?} {env:?}");
+    }
+    assert_eq!(resolved(&["ctx"], &[("BUILDKIT_PROGRESS", "rawjson")]).unwrap().0.progress, Mode::RawJson);
+    assert_eq!(resolved(&["ctx"], &[("BUILDKIT_PROGRESS", "")]).unwrap().0.progress, Mode::Plain);
+    let typed = resolved(&["ctx", "--progress", "tty"], &[("BUILDKIT_PROGRESS", "rawjson")]).unwrap();
+    assert_eq!(typed.0.progress, Mode::Tty);
 }
 
 #[test]

@@ -181,7 +181,7 @@ fn without_nsjail_the_jail_is_ktls_own() {
     ran.says("[sandbox] jailed by native").says("[probe] /etc/shadow: hidden");
     assert_eq!(world.read("out/x"), "x");
     // A named nsjail and the runtime that needs none cannot both be meant.
-    world.build(&["--sandbox-runtime", "native"]).ends_with(2).says("--sandbox-bin");
+    world.build(&["--sandbox-runtime", "native", "--sandbox-bin", "x"]).ends_with(2).says("--sandbox-bin");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::ktl::{NATIVE, World, natively};
+use crate::ktl::{NATIVE, World};
 
 /// Longest that an end may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,9 +38,6 @@ impl Running {
         command
             .args(["build", "ctx", "--progress", "plain", "-o", "out", "-o", "type=tar,dest=out.tar"])
             .args(args);
-        if args == NATIVE {
-            natively(&mut command);
-        }
         configure(&mut command);
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());

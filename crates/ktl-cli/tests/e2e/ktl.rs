@@ -83,7 +83,7 @@ impl World {
 
     /// `ktl build ctx …`, jailed by ktl itself.
     pub fn build_native(&self, args: &[&str]) -> Ran {
-        self.run(natively(&mut self.command()).args(["build", "ctx"]).args(args).args(NATIVE))
+        self.run(self.command().args(["build", "ctx"]).args(args).args(NATIVE))
     }
 
     pub fn run(&self, command: &mut Command) -> Ran {
@@ -98,11 +98,6 @@ impl World {
 
 /// Chooses ktl's own runtime.
 pub const NATIVE: &[&str] = &["--sandbox-runtime", "native"];
-
-/// Takes away what [`World::command`] says of nsjail.
-pub fn natively(command: &mut Command) -> &mut Command {
-    command.env_remove("KTL_SANDBOX_BIN")
-}
 
 pub fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(dir)
