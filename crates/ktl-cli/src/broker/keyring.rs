@@ -12,13 +12,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::program::{self, ProgramError, Reaped};
+use super::program::{self, ProgramError};
 use super::stop::Stop;
 
 const KEY_LIMIT: u64 = 100 << 10;
@@ -49,13 +49,29 @@ pub enum KeyringError {
     Stopped,
 }
 
+/// Stands between this program and the agent: it waits for the end of its standard input, which is a pipe of ours, and then
+/// ends the agent and takes the socket away. So the agent does not outlive a ktl that is killed either. Signals of the
+/// terminal are for ktl alone.
+const KEEPER: &str = r#"
+trap '' HUP INT QUIT TERM
+"$1" -D -a "$2/agent" </dev/null & agent=$!
+read -r _
+kill -KILL "$agent"
+rm -rf -- "$2"
+"#;
+
 /// A running agent. Dropping it ends the process and takes the socket away.
 #[derive(Debug)]
 pub struct Keyring {
-    // Dropped in this order: first the process, then the directory.
-    process: Reaped,
-    _place: tempfile::TempDir,
+    keeper: Child,
     socket: PathBuf,
+}
+
+impl Drop for Keyring {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
 }
 
 impl Keyring {
@@ -70,13 +86,12 @@ impl Keyring {
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir()
             .map_err(KeyringError::Place)?;
-        let socket = place.path().join("agent");
-        let mut command = Command::new(agent);
-        // In the foreground, so that the process that was started is the one that is ended.
-        command.arg("-D").arg("-a").arg(&socket);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = Reaped(command.spawn().map_err(KeyringError::Agent)?);
-        let mut keyring = Keyring { process, _place: place, socket };
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", KEEPER, "ktl-ssh-agent"]).arg(agent).arg(place.path());
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let keeper = command.spawn().map_err(KeyringError::Agent)?;
+        // From here on the directory is the keeper's to remove.
+        let mut keyring = Keyring { keeper, socket: place.keep().join("agent") };
         keyring.wait(stop)?;
         for (path, key) in keys {
             keyring.add(&add, path, &key, stop)?;
@@ -90,7 +105,7 @@ impl Keyring {
 
     #[cfg(test)]
     pub fn process(&self) -> u32 {
-        self.process.0.id()
+        self.keeper.id()
     }
 
     fn wait(&mut self, stop: &Stop) -> Result<(), KeyringError> {
@@ -99,7 +114,7 @@ impl Keyring {
             if stop.told() {
                 return Err(KeyringError::Stopped);
             }
-            let ended = self.process.0.try_wait().map_err(KeyringError::Agent)?;
+            let ended = self.keeper.try_wait().map_err(KeyringError::Agent)?;
             if ended.is_some() || Instant::now() >= deadline {
                 return Err(KeyringError::Silent);
             }
@@ -152,4 +167,38 @@ fn is_encrypted(key: &[u8]) -> bool {
     let Ok(bytes) = STANDARD.decode(body) else { return false };
     let Some(rest) = bytes.strip_prefix(b"openssh-key-v1\0") else { return false };
     !rest.starts_with(b"\0\0\0\x04none")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pipe ends in the same way when ktl is killed.
+    #[test]
+    fn the_agent_ends_with_the_pipe_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("id");
+        let made =
+            Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+        assert!(made.unwrap().success());
+        let path = crate::env::Env::current().get("PATH").unwrap();
+        let mut keyring = Keyring::start(&path, &[key], &Stop::new().unwrap()).unwrap();
+        let place = keyring.socket.parent().unwrap().to_owned();
+        let agents = || {
+            let text = place.to_str().unwrap().to_owned();
+            let of =
+                |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let lines = std::fs::read_dir("/proc").unwrap().flatten().map(of);
+            lines.filter(|line| String::from_utf8_lossy(line).contains(&text)).count()
+        };
+        assert_eq!(agents(), 2, "the agent and its keeper");
+        drop(keyring.keeper.stdin.take());
+        keyring.keeper.wait().unwrap();
+        assert!(!place.exists());
+        let end = Instant::now() + TIME;
+        while agents() > 0 {
+            assert!(Instant::now() < end, "the agent goes on");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }
