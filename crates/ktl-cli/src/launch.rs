@@ -1,6 +1,6 @@
 //! The boundary, host side: from a plan to a guest in its jail, and from the guest's end to an exit.
 //!
-//! Everything up to the fork inside [`Runtime::spawn`] happens on one thread. What the guest gets is four open descriptors and a
+//! Everything up to the fork inside [`Runtime::spawn`] happens on one thread. What the guest gets is a few open descriptors and a
 //! directory tree; what it does not get is the user's home, environment, network and sockets.
 
 use std::fs::{DirBuilder, File};

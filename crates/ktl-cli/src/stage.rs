@@ -28,6 +28,8 @@ pub enum StageError {
     Dynamic,
     #[error("{path} is owned by uid {owner}, who could replace what runs in the jail")]
     ForeignOwner { path: PathBuf, owner: u32 },
+    #[error("{path} has mode {mode:o}: others could replace what runs in the jail")]
+    OpenToOthers { path: PathBuf, mode: u32 },
 }
 
 /// Puts the running binary at `<cache>/sandbox-bin/ktl` and returns that path. A copy that is already there and equal stays.
@@ -43,9 +45,13 @@ pub fn stage(cache: &Path) -> Result<PathBuf, StageError> {
     }
     let dir = cache.join(DIR);
     DirBuilder::new().recursive(true).mode(0o755).create(&dir).map_err(at("create", &dir))?;
-    let owner = fs::metadata(&dir).map_err(at("stat", &dir))?.uid();
-    if owner != nix::unistd::geteuid().as_raw() && owner != 0 {
-        return Err(StageError::ForeignOwner { path: dir, owner });
+    let found = fs::metadata(&dir).map_err(at("stat", &dir))?;
+    if !is_trusted(found.uid()) {
+        return Err(StageError::ForeignOwner { path: dir, owner: found.uid() });
+    }
+    // Somebody else's file under the record's name would vouch for somebody else's program.
+    if found.mode() & 0o022 != 0 {
+        return Err(StageError::OpenToOthers { path: dir, mode: found.mode() & 0o7777 });
     }
     let staged = dir.join("ktl");
     let record = dir.join("ktl.verified");
@@ -99,10 +105,13 @@ fn remember(own: &File, staged: &Path, record: &Path) -> io::Result<()> {
 
 /// Whether a regular file of ours with the right mode is at `path`.
 fn is_ready(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| {
-        let own = found.uid() == nix::unistd::geteuid().as_raw() || found.uid() == 0;
-        found.is_file() && own && found.mode() & 0o7777 == 0o755
-    })
+    fs::symlink_metadata(path)
+        .is_ok_and(|found| found.is_file() && is_trusted(found.uid()) && found.mode() & 0o7777 == 0o755)
+}
+
+/// Ours, or root's, who needs no file of ours.
+fn is_trusted(owner: u32) -> bool {
+    owner == nix::unistd::geteuid().as_raw() || owner == 0
 }
 
 fn same_bytes(own: &mut File, other: &Path) -> io::Result<bool> {
@@ -121,5 +130,23 @@ fn same_bytes(own: &mut File, other: &Path) -> io::Result<bool> {
         if left[..count] != right[..count] {
             return Ok(false);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_others_may_write_to_holds_no_program_for_the_jail() {
+        let cache = tempfile::tempdir().unwrap();
+        let dir = cache.path().join(DIR);
+        fs::create_dir(&dir).unwrap();
+        for mode in [0o777, 0o775, 0o757] {
+            fs::set_permissions(&dir, Permissions::from_mode(mode)).unwrap();
+            let refused = stage(cache.path()).unwrap_err();
+            assert!(matches!(refused, StageError::OpenToOthers { .. }), "{mode:o}: {refused}");
+        }
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
     }
 }
