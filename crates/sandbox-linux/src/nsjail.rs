@@ -47,7 +47,7 @@ pub enum NsjailError {
     #[error("descriptor {number}: {reason}")]
     Descriptor { number: RawFd, reason: &'static str },
     /// The process could not be started; `stage` names the step.
-    #[error("{stage}: {source}")]
+    #[error("{stage}")]
     Start {
         stage: String,
         #[source]
