@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
@@ -100,6 +101,10 @@ pub struct BuildFlags {
     /// SSH agent or keys for RUN --mount=type=ssh: default|ID[=SOCKET|=KEY[,KEY]] (repeatable)
     #[arg(long, value_name = "SPEC")]
     pub ssh: Vec<String>,
+    /// Give the build up after this time, such as 90s, 30m or 1h30m. Without it too, a builder that says nothing for a
+    /// minute counts as lost
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -45,8 +45,6 @@ pub mod fd {
 
 /// A plan is small; one that is not was not made by ktl.
 const PLAN_LIMIT: usize = 4 << 20;
-/// How long a builder may take to answer the first question.
-const FIRST_ANSWER: Duration = Duration::from_secs(20);
 
 /// What the guest tells the host side at the end of a build that went well.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -269,8 +267,9 @@ async fn converse(
         () = cancel.cancelled() => return Err(BuildError::Cancelled.into()),
     };
     if plan.hermetic {
+        let limit = plan.patience.answer;
         let (info, workers) = tokio::select! {
-            answers = async { tokio::try_join!(client.info(FIRST_ANSWER), client.workers(FIRST_ANSWER)) } => answers?,
+            answers = async { tokio::try_join!(client.info(limit), client.workers(limit)) } => answers?,
             () = cancel.cancelled() => return Err(BuildError::Cancelled.into()),
         };
         version::supports_forced_network(&info, &workers).map_err(|error| {
@@ -288,7 +287,7 @@ async fn converse(
             info.version
         ));
     }
-    let result = build::run(&client, &plan.build, session, events, cancel).await?;
+    let result = build::run(&client, &plan.build, session, &plan.patience, events, cancel).await?;
     Ok(GuestResult { exporter_response: result.exporter_response })
 }
 
