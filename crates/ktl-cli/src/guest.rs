@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buildsvc::client::Client;
-use buildsvc::context::LocalDir;
+use buildsvc::context::{LocalDir, fence};
 use buildsvc::error::BuildError;
 use buildsvc::event::Event;
 use buildsvc::export::Receiver;
@@ -311,6 +311,9 @@ fn session(
             .map_err(|error| Failure::usage(format!("failed to open {}: {error}", local.path.display())))?;
         session.locals.insert(local.name.clone(), dir.with_opener(broker.clone()).hiding(&hidden));
     }
+    let dockerfile = plan.build.frontend_attrs.get("filename").map_or("Dockerfile", String::as_str);
+    session.locals = fence(std::mem::take(&mut session.locals), dockerfile)
+        .map_err(|error| Failure::usage(format!("the build context: {}", chain(&error))))?;
     for output in &plan.outputs {
         session.outputs.push(match output {
             GuestOutput::None => None,
