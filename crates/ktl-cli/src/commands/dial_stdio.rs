@@ -40,7 +40,12 @@ pub fn run(args: &DialStdioArgs, verbose: u8, env: &Env) -> Result<Exit, Failure
     });
     // Not `io::Stdout`, which keeps back what does not end in a line break.
     let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(lost("write to stdout"))?;
-    io::copy(&mut File::from(builder), &mut File::from(stdout))
-        .map_err(lost("pass on what the builder sends"))?;
-    Ok(Exit::Ok)
+    match io::copy(&mut File::from(builder), &mut File::from(stdout)) {
+        Ok(_) => Ok(Exit::Ok),
+        // Either side hung up in the middle of something, which is theirs to complain about.
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            Ok(Exit::Ok)
+        }
+        Err(error) => Err(lost("pass on what the builder sends")(error)),
+    }
 }
