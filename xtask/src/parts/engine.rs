@@ -36,7 +36,8 @@ impl DockerEngine {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let socket = dir.join("docker.sock");
         let mut start = Command::new(dockerd);
-        start.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
+        // The proxy is a program that only published ports need.
+        start.args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--userland-proxy=false"]);
         start.arg("--data-root").arg(dir.join("data")).arg("--exec-root").arg(dir.join("exec"));
         start
             .arg("--pidfile")

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -18,7 +19,7 @@ use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::record::Recorder;
-use super::rules::{self, Call, Kind};
+use super::rules::{self, Call, Kind, Refusal};
 use super::{grpc, info};
 
 pub type Body = UnsyncBoxBody<Bytes, hyper::Error>;
@@ -52,45 +53,26 @@ enum ForwardError {
     Info,
 }
 
+/// How long the rest of a refused body is read, so that a client in the middle of sending it gets to the answer. Nothing of
+/// it is kept.
+const DRAIN: Duration = Duration::from_secs(10);
+
 /// Answers `request`. `permit` is the connection's place among the open ones; a hijacked connection keeps it.
 pub async fn answer(
     desk: Arc<Desk>,
     permit: Arc<OwnedSemaphorePermit>,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let method = request.method().clone();
-    let refuse = |status: StatusCode, path: &str, reason: &str| {
-        desk.recorder.refused(method.as_str(), path, reason);
-        refusal(status, reason)
-    };
-    let uri = request.uri().clone();
-    // Absolute form (a proxy's) and CONNECT's authority form name a host: there is none to choose.
-    if uri.authority().is_some() || uri.scheme().is_some() {
-        return refuse(StatusCode::FORBIDDEN, &uri.to_string(), "ktl: the gate is no proxy");
-    }
-    if request.headers().contains_key(header::TRANSFER_ENCODING)
-        && request.headers().contains_key(header::CONTENT_LENGTH)
-    {
-        return refuse(
-            StatusCode::BAD_REQUEST,
-            uri.path(),
-            "ktl: the gate takes one length for a body, not two",
-        );
-    }
-    let call = match rules::judge(&method, uri.path(), uri.query().unwrap_or_default()) {
+    let call = match admit(&request) {
         Ok(call) => call,
-        Err(refusal) => return refuse(StatusCode::FORBIDDEN, &refusal.path, &refusal.reason),
+        Err(refused) => {
+            desk.recorder.refused(request.method().as_str(), &refused.path, &refused.reason);
+            let _as_far_as_it_came = tokio::time::timeout(DRAIN, drained(request.into_body())).await;
+            return refusal(StatusCode::FORBIDDEN, &refused.reason);
+        }
     };
-    if call.rule.body.is_none() && !request.body().is_end_stream() {
-        let reason = format!("ktl: the gate passes no body with {}", call.rule.name);
-        return refuse(StatusCode::FORBIDDEN, uri.path(), &reason);
-    }
-    let hijack = matches!(call.rule.kind, Kind::Grpc | Kind::Session);
-    if hijack && !asks_for_h2c(request.headers()) {
-        let reason = format!("ktl: the gate passes {} only with Upgrade: h2c", call.rule.name);
-        return refuse(StatusCode::FORBIDDEN, uri.path(), &reason);
-    }
     desk.recorder.passed(call.rule.name);
+    let hijack = matches!(call.rule.kind, Kind::Grpc | Kind::Session);
     let result = if hijack {
         hijacked(&desk, permit, call, request).await
     } else {
@@ -99,6 +81,35 @@ pub async fn answer(
     result.unwrap_or_else(|error| {
         refusal(StatusCode::BAD_GATEWAY, &format!("ktl: the gate: {}", crate::failure::chain(&error)))
     })
+}
+
+/// The call that a request is, if it may pass with this head and this body.
+fn admit(request: &Request<Incoming>) -> Result<Call, Refusal> {
+    let (uri, headers) = (request.uri(), request.headers());
+    let refuse = |path: String, reason: String| Err(Refusal { path, reason });
+    // Absolute form (a proxy's) and CONNECT's authority form name a host: there is none to choose.
+    if uri.authority().is_some() || uri.scheme().is_some() {
+        return refuse(uri.to_string(), "ktl: the gate is no proxy".to_owned());
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
+        return refuse(
+            uri.path().to_owned(),
+            "ktl: the gate takes one length for a body, not two".to_owned(),
+        );
+    }
+    let call = rules::judge(request.method(), uri.path(), uri.query().unwrap_or_default())?;
+    let name = call.rule.name;
+    if call.rule.body.is_none() && !request.body().is_end_stream() {
+        return refuse(uri.path().to_owned(), format!("ktl: the gate passes no body with {name}"));
+    }
+    if matches!(call.rule.kind, Kind::Grpc | Kind::Session) && !asks_for_h2c(headers) {
+        return refuse(uri.path().to_owned(), format!("ktl: the gate passes {name} only with Upgrade: h2c"));
+    }
+    Ok(call)
+}
+
+async fn drained(mut body: Incoming) {
+    while let Some(Ok(_)) = body.frame().await {}
 }
 
 async fn plain(desk: &Desk, call: &Call, request: Request<Incoming>) -> Result<Response<Body>, ForwardError> {
