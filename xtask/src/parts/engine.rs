@@ -27,6 +27,9 @@ impl DockerEngine {
     }
 
     /// Starts the newest engine (API 1.55, BuildKit 0.31, images in containerd) the same way.
+    ///
+    /// Its BuildKit runs steps (`--network=none` or `host`: there is no bridge). Its containers, and so the classic
+    /// builder's steps, need a runc that knows time namespaces (1.2; Debian 12 has 1.1).
     pub fn start_new(dir: &Path) -> Result<DockerEngine> {
         let programs = tools::engine()?;
         DockerEngine::start_programs(&programs.join("dockerd"), &programs.join("containerd"), dir)

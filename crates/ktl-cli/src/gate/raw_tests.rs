@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,9 +12,10 @@ use tempfile::TempDir;
 
 use super::{Gate, GateRecord, Serving};
 
-/// Answers every request with `OK` and keeps what it read.
+/// Keeps what it reads. Answers every request with `OK`; a build never comes to an end, and its client's leaving is kept.
 struct Upstream {
     seen: Arc<Mutex<Vec<String>>>,
+    left: Receiver<()>,
 }
 
 impl Upstream {
@@ -21,14 +23,15 @@ impl Upstream {
         let listener = UnixListener::bind(path).unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&seen);
+        let (leaving, left) = channel();
         // Ends with the test's process: nobody connects any more.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let kept = Arc::clone(&kept);
-                std::thread::spawn(move || serve_one(stream, &kept));
+                let (kept, leaving) = (Arc::clone(&kept), leaving.clone());
+                std::thread::spawn(move || serve_one(stream, &kept, &leaving));
             }
         });
-        Upstream { seen }
+        Upstream { seen, left }
     }
 
     fn seen(&self) -> Vec<String> {
@@ -36,7 +39,7 @@ impl Upstream {
     }
 }
 
-fn serve_one(mut stream: UnixStream, kept: &Mutex<Vec<String>>) {
+fn serve_one(mut stream: UnixStream, kept: &Mutex<Vec<String>>, leaving: &Sender<()>) {
     let mut text = Vec::new();
     let mut buffer = [0; 4096];
     loop {
@@ -54,7 +57,16 @@ fn serve_one(mut stream: UnixStream, kept: &Mutex<Vec<String>>) {
             }
         });
         if complete || read == 0 {
+            let endless = whole.contains("endless");
             kept.lock().unwrap().push(whole);
+            if endless {
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nstep\r\n")
+                    .unwrap();
+                while stream.read(&mut buffer).is_ok_and(|read| read > 0) {}
+                leaving.send(()).unwrap();
+                return;
+            }
             let _gone = stream.write_all(
                 b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\nX-Host-Secret: s\r\nApi-Version: 1.41\r\n\r\nOK",
             );
@@ -134,8 +146,8 @@ fn a_request_reaches_the_engine_anew() {
     assert_eq!(record.passed.get("POST /build"), Some(&1));
 }
 
-#[test]
-fn what_could_be_read_in_two_ways_never_reaches_the_engine() {
+/// Requests that two programs could read differently, or that are none.
+pub(super) fn ambiguous() -> Vec<(&'static str, Vec<u8>)> {
     let long =
         format!("GET /images/{}/json HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n", "a".repeat(60_000));
     let longer = format!("GET /version?{} HTTP/1.1\r\nHost: d\r\n\r\n", "a".repeat(300_000));
@@ -178,10 +190,15 @@ fn what_could_be_read_in_two_ways_never_reaches_the_engine() {
             b"POST /session HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n",
         ),
     ];
+    cases.iter().map(|(what, bytes)| (*what, bytes.to_vec())).collect()
+}
+
+#[test]
+fn what_could_be_read_in_two_ways_never_reaches_the_engine() {
     let served = served(|_| {});
-    for (what, bytes) in cases {
+    for (what, bytes) in ambiguous() {
         let mut stream = served.connect();
-        let _closed_early = stream.write_all(bytes);
+        let _closed_early = stream.write_all(&bytes);
         let answer = read_all(stream);
         // HTTP/2's preface is not worth an answer to hyper.
         let silent = answer.is_empty() && bytes.starts_with(b"PRI ");
@@ -240,6 +257,25 @@ fn a_slow_head_is_given_up_and_a_place_becomes_free() {
     }
     let (_, record) = served.close();
     assert_eq!(record.malformed, 2);
+}
+
+#[test]
+fn a_client_that_goes_away_ends_its_build() {
+    let served = served(|_| {});
+    let mut stream = served.connect();
+    stream
+        .write_all(b"POST /build?target=endless HTTP/1.1\r\nHost: d\r\nContent-Length: 3\r\n\r\nabc")
+        .unwrap();
+    // The build is under way once its output comes.
+    let mut text = String::new();
+    let mut buffer = [0; 1024];
+    while !text.contains("step") {
+        let read = stream.read(&mut buffer).unwrap();
+        assert!(read > 0, "{text}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    drop(stream);
+    served.upstream.left.recv().unwrap();
 }
 
 #[test]
