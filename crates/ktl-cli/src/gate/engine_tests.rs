@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use xtask::parts::{DockerEngine, ScratchDir};
+use xtask::parts::{Auth, DockerEngine, Registry, ScratchDir};
 use xtask::tools;
 
 use super::raw_tests::ambiguous;
@@ -22,6 +23,7 @@ struct Behind {
     config: PathBuf,
     context: PathBuf,
     engine: DockerEngine,
+    registry: Registry,
     scratch: ScratchDir,
 }
 
@@ -41,6 +43,7 @@ impl Behind {
         start: impl FnOnce(&Path) -> Result<DockerEngine, E>,
     ) -> Behind {
         let scratch = ScratchDir::new(label).unwrap();
+        let registry = Registry::start(&scratch.join("registry"), Auth::None).unwrap();
         let engine = start(&scratch.join("e")).unwrap();
         let config = scratch.dir("config").unwrap();
         fs::create_dir(config.join("cli-plugins")).unwrap();
@@ -50,7 +53,7 @@ impl Behind {
         fs::write(context.join("Dockerfile"), DOCKERFILE).unwrap();
         let gate = Gate::listen(&scratch.dir("gate").unwrap(), engine.socket()).unwrap();
         let host = format!("unix://{}", gate.socket().display());
-        Behind { serving: gate.serve().unwrap(), host, config, context, engine, scratch }
+        Behind { serving: gate.serve().unwrap(), host, config, context, engine, registry, scratch }
     }
 
     /// docker as a jailed client has it: the gate is all it knows.
@@ -131,6 +134,11 @@ fn builds_and_nothing_else(behind: &Behind, classic: &str) {
     );
     let metadata = fs::read_to_string(behind.context.join("m.json")).unwrap();
     assert!(metadata.contains("containerimage.digest"), "{metadata}");
+    let name = format!("{}/gate:pushed", behind.registry.address());
+    behind.passes(true, &["buildx", "build", "--network=none", "--push", "-t", &name, "."]);
+    let tags = format!("http://{}/v2/gate/tags/list", behind.registry.address());
+    let tags = ureq::get(&tags).call().unwrap().body_mut().read_to_string().unwrap();
+    assert!(tags.contains("pushed"), "{tags}");
     behind.passes(false, &["image", "inspect", "gate:classic"]);
     assert!(behind.passes(false, &["images"]).contains("gate"));
 
@@ -143,7 +151,6 @@ fn builds_and_nothing_else(behind: &Behind, classic: &str) {
         &["volume", "create", "x"],
         &["network", "ls"],
         &["pull", "busybox"],
-        &["push", "gate:classic"],
         &["tag", "gate:classic", "gate:other"],
         &["rmi", "gate:classic"],
         &["save", "-o", "x.tar", "gate:classic"],
@@ -168,7 +175,35 @@ fn builds_and_nothing_else(behind: &Behind, classic: &str) {
         let _reset_counts_as_an_end = stream.read_to_end(&mut answer);
         assert!(!answer.starts_with(b"HTTP/1.1 2"), "{what}: {}", String::from_utf8_lossy(&answer));
     }
+    a_hijacked_connection_is_no_way_around(behind);
     assert_eq!(behind.engine_says(&["ps", "-aq"]).trim(), "");
+}
+
+/// After the hijack, what is no HTTP/2 gets nowhere.
+fn a_hijacked_connection_is_no_way_around(behind: &Behind) {
+    for path in ["/grpc", "/session"] {
+        let mut stream = UnixStream::connect(behind.host.trim_start_matches("unix://")).unwrap();
+        write!(stream, "POST {path} HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n")
+            .unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+        let _closed_early = stream.write_all(
+            b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+        );
+        let _closed_early = stream.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        let _reset_counts_as_an_end = stream.read_to_end(&mut answer);
+        assert!(
+            !String::from_utf8_lossy(&answer).contains("HTTP/1.1"),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
 }
 
 /// Says so where a test cannot run.
@@ -188,7 +223,13 @@ fn the_distributions_engine_builds_for_a_client_behind_the_gate_and_does_nothing
     let behind = Behind::start("gate-old", DockerEngine::start);
     builds_and_nothing_else(&behind, "made");
     let (record, _engine, _scratch) = behind.close();
-    for call in ["POST /build", "POST /session", "POST /grpc", "/moby.buildkit.v1.Control/Solve"] {
+    for call in [
+        "POST /build",
+        "POST /images/NAME/push",
+        "POST /session",
+        "POST /grpc",
+        "/moby.buildkit.v1.Control/Solve",
+    ] {
         assert!(record.passed.contains_key(call), "{record:?}");
     }
     assert!(
