@@ -146,6 +146,19 @@ fn a_request_reaches_the_engine_anew() {
     assert_eq!(record.passed.get("POST /build"), Some(&1));
 }
 
+#[test]
+fn many_build_arguments_pass() {
+    let served = served(|_| {});
+    let arguments = "a-b_c.d~%7B".repeat(5_000);
+    let request = format!(
+        "POST /build?buildargs={arguments} HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    let answer = served.exchange(request.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    let (seen, _) = served.close();
+    assert!(seen[0].starts_with(&format!("POST /build?buildargs={arguments} HTTP/1.1")));
+}
+
 /// Requests that two programs could read differently, or that are none.
 pub(super) fn ambiguous() -> Vec<(&'static str, Vec<u8>)> {
     let long =
