@@ -19,6 +19,9 @@ use crate::mountinfo::MountEntry;
 use crate::probe::CAPABILITIES;
 use crate::promises::Promises;
 
+/// The bit of CAP_SYS_ADMIN.
+const SYS_ADMIN: u64 = 1 << 21;
+
 /// Every promise holds. Displays as one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
@@ -129,6 +132,9 @@ fn compare(promises: &Promises, facts: &Facts) -> Result<Proof, ProofError> {
             Some(limit) => broken.push(format!("limit {name} is {limit}, more than {most}")),
             None => broken.push(format!("limit {name} is unknown")),
         }
+    }
+    if promises.capabilities & SYS_ADMIN != 0 {
+        warnings.push("with SYS_ADMIN the guest may make read-only mounts writable".to_owned());
     }
     if promises.shared_namespaces.iter().any(|kind| kind == "pid") {
         warnings.push("processes may outlive the jail, which has the host's process namespace".to_owned());

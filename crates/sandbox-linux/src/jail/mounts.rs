@@ -172,7 +172,8 @@ fn settle_point(
     }
     if !point.is_bind() {
         let known = FILE_SYSTEMS.contains(&point.fstype());
-        if !known && !(rules.as_written && point.fstype() == "cgroup2") {
+        let own_groups = rules.as_written && point.fstype() == "cgroup2";
+        if !known && !own_groups {
             return refused(&format!("{:?} is not a file system for a jail", point.fstype()));
         }
         if point.fstype() == "proc" && point.rw() && !rules.proc_rw {

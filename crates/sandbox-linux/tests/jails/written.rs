@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use sandbox_linux::{Caller, Jail, Outcome, Overrides, Policy, Runtime, Tenant};
+use sandbox_linux::{Caller, Jail, Nsjail, Outcome, Overrides, Policy, Runtime, Tenant};
 use xtask::parts::{ScratchDir, User};
 
 use crate::rig::{Rig, Run, bind, is_root, role};
@@ -123,6 +124,9 @@ fn capabilities_are_in_the_same_five_sets() {
         );
     }
     for rig in rigs.iter().filter(|rig| rig.runtime == Runtime::Native) {
+        // Init has no filter, so not even capabilities let the program into it.
+        let script = "b=/ktl-bin/busybox; $b cat /proc/1/maps >&10 2>/dev/null; $b ls /proc/1/fd >&10 2>/dev/null; echo shut >&10";
+        assert_eq!(rig.shell(&jail(rig, "keep_caps: true"), script).report, "shut\n");
         for (text, nesting) in [("#", "no"), ("cap: \"CAP_CHOWN\"", "yes")] {
             assert_eq!(facts(rig, text)["nesting"], nesting, "{text}");
         }
@@ -206,6 +210,41 @@ fn namespaces_are_shared_where_the_policy_says() {
         check(&rigs, &text, &[], &format!("; the host's: {kind}; "));
     }
     check(&rigs, "clone_newnet: false", &[("ns net", "host")], "; the host's: net; ");
+}
+
+/// Without a process namespace nothing but the program is sure to end.
+#[test]
+fn the_clock_ends_a_program_of_the_hosts_processes() {
+    for rig in Rig::each() {
+        let jail = jail(&rig, "clone_newpid: false time_limit: 1");
+        let run = rig.shell(&jail, "echo up >&10; exec /ktl-bin/busybox sleep 1000");
+        // The report ends when nobody holds it any more.
+        assert_eq!((run.outcome, run.report.as_str()), (Outcome::Signaled(9), "up\n"), "{}", rig.runtime);
+    }
+}
+
+/// A program called nsjail that leaves the filter out makes a jail that is found wanting.
+#[test]
+fn a_missing_filter_is_found() {
+    let Some(nsjail) = crate::rig::nsjail() else { return };
+    let Some(rig) = Rig::with(Runtime::Native) else { return };
+    let shim = rig.path("nsjail");
+    let config = rig.path("config");
+    let script = format!(
+        "#!/bin/sh\nsed '/^seccomp_string/d' \"$2\" > {0}\nshift 2\nexec {1} --config {0} \"$@\"\n",
+        config.display(),
+        nsjail.path().display()
+    );
+    fs::write(&shim, script).unwrap();
+    fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
+    let shim = Runtime::Nsjail(Nsjail::find(Some(&shim), None).unwrap());
+    for tenant in [Tenant::Client, Tenant::Program] {
+        let policy = Policy::parse("p", b"seccomp_string: \"DEFAULT ALLOW\"").unwrap();
+        let jail = rig.jail(policy, Overrides { tenant, ..rig.overrides() });
+        let run = crate::rig::run_with(&shim, &jail, "/ktl-bin/guest", crate::rig::GUEST_ARGS).unwrap();
+        assert_eq!(run.outcome, Outcome::Exited(4), "{run:#?}");
+        assert!(run.report.contains("system call filter"), "{run:#?}");
+    }
 }
 
 #[test]
@@ -305,11 +344,14 @@ fn daemon(rigs: &[Rig], maps: &str, uid_map: &str) {
         ("ns cgroup", "own"),
     ];
     check(rigs, &text, &wants, "all capabilities of its user namespace");
-    // Ids beyond the first are there: files can be given to them.
+    // Ids beyond the first are there, so files can be given to them; and what makes a container can be made.
     for rig in rigs {
-        let script =
-            "b=/ktl-bin/busybox; $b touch /tmp/f; $b chown 33:65535 /tmp/f; $b stat -c %u:%g /tmp/f >&10";
-        assert_eq!(rig.shell(&jail(rig, &text), script).report, "33:65535\n");
+        let script = "b=/ktl-bin/busybox; exec 2>&10; cd /tmp; $b touch f; $b chown 33:65535 f; $b stat -c %u:%g f >&10; \
+            $b mkdir low up work all proc; echo below > low/x; \
+            $b mount -t overlay -o lowerdir=low,upperdir=up,workdir=work none all && $b cat all/x >&10; \
+            $b unshare -m -p -f $b sh -c '/ktl-bin/busybox mount -t proc none proc && echo process $$ >&10'";
+        let run = rig.shell(&jail(rig, &text), script);
+        assert_eq!(run.report, "33:65535\nbelow\nprocess 1\n", "{run:#?}");
     }
 }
 
