@@ -7,9 +7,10 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use sandbox_linux::{Caller, Jail, Nsjail, Outcome, Overrides, Policy, Runtime, Tenant};
-use xtask::parts::{ScratchDir, User};
 
-use crate::rig::{Rig, Run, bind, is_root, role};
+use crate::rig::{Rig, bind, is_root, role};
+
+mod daemon;
 
 /// Writes down what a policy decides, one `key: value` on a line.
 const LOOK: &str = r#"
@@ -330,40 +331,6 @@ fn dev_stays_as_written() {
     }
 }
 
-/// A daemon's jail: many ids, root inside with all capabilities, its own `/proc` writable, mounting allowed.
-fn daemon(rigs: &[Rig], maps: &str, uid_map: &str) {
-    let text = format!("{maps} keep_caps: true mount {{ dst: \"/proc\" fstype: \"proc\" rw: true }}");
-    let wants = [
-        ("uid_map", uid_map),
-        ("CapEff", ALL),
-        ("Uid", "0\t0\t0\t0"),
-        ("Groups", ""),
-        ("mounting", "yes"),
-        ("settings", "yes"),
-        ("nesting", "yes"),
-        ("ns cgroup", "own"),
-    ];
-    check(rigs, &text, &wants, "all capabilities of its user namespace");
-    // Ids beyond the first are there, so files can be given to them; and what makes a container can be made.
-    for rig in rigs {
-        let script = "b=/ktl-bin/busybox; exec 2>&10; cd /tmp; $b touch f; $b chown 33:65535 f; $b stat -c %u:%g f >&10; \
-            $b mkdir low up work all proc; echo below > low/x; \
-            $b mount -t overlay -o lowerdir=low,upperdir=up,workdir=work none all && $b cat all/x >&10; \
-            $b unshare -m -p -f $b sh -c '/ktl-bin/busybox mount -t proc none proc && echo process $$ >&10'";
-        let run = rig.shell(&jail(rig, &text), script);
-        assert_eq!(run.report, "33:65535\nbelow\nprocess 1\n", "{run:#?}");
-    }
-}
-
-#[test]
-fn root_makes_a_daemons_jail_of_a_range() {
-    if !is_root() {
-        return eprintln!("skipped: ids other than one's own take root");
-    }
-    let map = "{ inside_id: \"0\" outside_id: \"1879048192\" count: 65536 }";
-    daemon(&Rig::each(), &format!("uidmap {map} gidmap {map}"), "0 1879048192 65536,");
-}
-
 #[test]
 fn without_a_user_namespace_the_id_is_another_and_nobody_gains() {
     if !is_root() {
@@ -385,65 +352,6 @@ fn without_a_user_namespace_the_id_is_another_and_nobody_gains() {
     }
     // The host's setting is nobody's to write.
     assert_ne!(fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap().trim(), "0");
-}
-
-#[test]
-fn a_user_makes_a_daemons_jail_of_subordinate_ids() {
-    if let Some(own) = role().filter(|role| role.to_string_lossy().starts_with("subordinate ")) {
-        let own = own.to_string_lossy().into_owned();
-        let words: Vec<&str> = own.split(' ').collect();
-        let [_, uid, gid, uids, gids] = words[..] else { panic!("{own}") };
-        let rigs = Rig::each();
-        let map = |own: &str, first: &str| {
-            format!(
-                "{{ inside_id: \"0\" outside_id: \"{own}\" use_newidmap: true }} \
-                 map {{ inside_id: \"1\" outside_id: \"{first}\" count: 65535 use_newidmap: true }}"
-            )
-        };
-        let maps = format!("uidmap {} gidmap {}", map(uid, uids), map(gid, gids));
-        let maps = maps.replacen(" map", " uidmap", 1).replacen(" map", " gidmap", 1);
-        daemon(&rigs, &maps, &format!("0 {uid} 1, 1 {uids} 65535,"));
-        // Ids that are not the user's are refused by the helper, in its words.
-        let foreign = "uidmap { inside_id: \"0\" outside_id: \"1\" use_newidmap: true }";
-        for rig in &rigs {
-            let run = crate::rig::run_with(&rig.runtime, &jail(rig, foreign), "/ktl-bin/busybox", &["true"]);
-            match run {
-                Ok(Run { outcome: Outcome::JailFailed { stage, .. }, .. }) => {
-                    assert_eq!(stage, "user namespace")
-                }
-                Err(error) => assert!(error.to_string().contains("newuidmap"), "{error}"),
-                Ok(other) => panic!("{other:#?}"),
-            }
-        }
-        return;
-    }
-    if !is_root() {
-        return eprintln!("skipped: making a user takes root");
-    }
-    let Some(rig) = Rig::with(Runtime::Native) else { return };
-    let scratch = ScratchDir::new("written").unwrap();
-    let user = match User::create(&scratch) {
-        Ok(user) => user,
-        Err(error) => return eprintln!("skipped: {error:#}"),
-    };
-    let first = |file: &str| {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        let of_user = text.lines().find_map(|line| line.strip_prefix(&format!("{}:", user.name())));
-        of_user.and_then(|rest| Some(rest.split(':').next()?.to_owned()))
-    };
-    let (Some(uids), Some(gids)) = (first("/etc/subuid"), first("/etc/subgid")) else {
-        return eprintln!("skipped: useradd gave no subordinate ids");
-    };
-    if !Path::new("/usr/bin/newuidmap").exists() {
-        return eprintln!("skipped: no newuidmap; run `cargo xtask setup`");
-    }
-    let status = user
-        .command(rig.path("guest"))
-        .args(["--exact", "written::a_user_makes_a_daemons_jail_of_subordinate_ids", "--nocapture"])
-        .env("KTL_TEST_ROLE", format!("subordinate {} {} {uids} {gids}", user.uid(), user.gid()))
-        .status()
-        .unwrap();
-    assert!(status.success(), "{status}");
 }
 
 /// Called for the plain user by its suite.
