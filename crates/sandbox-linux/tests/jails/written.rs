@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use sandbox_linux::{Caller, Jail, Nsjail, Outcome, Overrides, Policy, Runtime, Tenant};
+use sandbox_linux::{
+    Caller, Jail, Nsjail, Outcome, Overrides, Policy, Runtime, Tenant, install_filter, seccomp,
+};
 
 use crate::rig::{Rig, bind, is_root, role};
 
@@ -246,6 +248,25 @@ fn a_missing_filter_is_found() {
         assert_eq!(run.outcome, Outcome::Exited(4), "{run:#?}");
         assert!(run.report.contains("system call filter"), "{run:#?}");
     }
+}
+
+/// The caller's own filters are counted in, so that they cannot stand for the jail's.
+#[test]
+fn filters_count_on_top_of_the_callers() {
+    let policy = "seccomp_string: \"DEFAULT ALLOW\"";
+    std::thread::spawn(move || {
+        let allow = seccomp::compile("DEFAULT ALLOW", seccomp::Arch::native()).unwrap();
+        install_filter(&allow, false).unwrap();
+        let before = Caller::current().unwrap().filters.unwrap();
+        for rig in Rig::each() {
+            assert_eq!(jail(&rig, policy).promises().host_filters, Some(before));
+            let run = rig.guest(&jail(&rig, policy));
+            assert_eq!(run.outcome, Outcome::Exited(0), "{run:#?}");
+            assert_eq!(facts(&rig, policy)["Seccomp_filters"], (before + 1).to_string());
+        }
+    })
+    .join()
+    .unwrap();
 }
 
 #[test]

@@ -11,7 +11,11 @@ use crate::rig::{Rig, Run, is_root, role, run_with};
 
 /// A daemon's jail: many ids, root inside with all capabilities, its own `/proc` writable, mounting allowed.
 fn daemon(rigs: &[Rig], maps: &str, uid_map: &str) {
-    let text = format!("{maps} keep_caps: true mount {{ dst: \"/proc\" fstype: \"proc\" rw: true }}");
+    let text = format!(
+        "{maps} keep_caps: true mount {{ dst: \"/proc\" fstype: \"proc\" rw: true }} \
+         mount {{ dst: \"/sys\" fstype: \"sysfs\" }} \
+         mount {{ dst: \"/sys/fs/cgroup\" fstype: \"cgroup2\" rw: true }}"
+    );
     let wants = [
         ("uid_map", uid_map),
         ("CapEff", ALL),
