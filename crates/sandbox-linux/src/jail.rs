@@ -1,7 +1,7 @@
 //! A jail that is ready to be started: policy, overrides and facts about the caller, settled into one value.
 //!
 //! This is the one place where defaults are decided. A policy written for nsjail leaves much unsaid or says what
-//! a build cannot live with; each change made to it is a [`Correction`] that the user is shown once. What cannot
+//! its [`Tenant`] cannot live with; each change made to it is a [`Correction`] that the user is shown once. What cannot
 //! be corrected is refused. The result is an effective policy, the list of [`Promises`] that the guest checks
 //! from inside, and, when root is the caller, the bind sources as detached mounts.
 
