@@ -8,7 +8,7 @@ use xtask::parts::{ScratchDir, User};
 use xtask::tools;
 
 use super::{ALL, check, jail, overrides};
-use crate::rig::{Rig, Run, bind, is_root, role, run_with};
+use crate::rig::{Rig, Run, bind, copy_program, is_root, role, run_with};
 
 /// A daemon's jail: many ids, root inside with all capabilities, its own `/proc` writable, mounting allowed.
 fn daemon(rigs: &[Rig], maps: &str, uid_map: &str) {
@@ -83,7 +83,7 @@ fn builds(rigs: &[Rig], maps: &str) {
         for (program, dst) in [(&buildkitd, "/ktl-bin/buildkitd"), (&buildctl, "/ktl-bin/buildctl")] {
             // By a copy that the jail's ids may read.
             let copy = rig.path(Path::new(dst).file_name().unwrap().to_str().unwrap());
-            fs::copy(program, &copy).unwrap();
+            copy_program(program, &copy);
             overrides.binds.push(bind(&copy, dst));
         }
         let jail = rig.jail(Policy::parse("p", text.as_bytes()).unwrap(), overrides);
