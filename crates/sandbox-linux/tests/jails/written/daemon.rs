@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use sandbox_linux::{Outcome, Policy, Runtime};
 use xtask::parts::{ScratchDir, User};
@@ -156,10 +157,13 @@ fn a_user_makes_a_daemons_jail_of_subordinate_ids() {
     if !Path::new("/usr/bin/newuidmap").exists() {
         return eprintln!("skipped: no newuidmap; run `cargo xtask setup`");
     }
-    let status = user
-        .command(rig.path("guest"))
+    // With a group of the host, which the jail has to drop.
+    let status = Command::new("setpriv")
+        .args(["--reuid", &user.uid().to_string(), "--regid", &user.gid().to_string(), "--groups", "54322"])
+        .arg(rig.path("guest"))
         .args(["--exact", "written::daemon::a_user_makes_a_daemons_jail_of_subordinate_ids", "--nocapture"])
         .env("KTL_TEST_ROLE", format!("subordinate {} {} {uids} {gids}", user.uid(), user.gid()))
+        .current_dir("/")
         .status()
         .unwrap();
     assert!(status.success(), "{status}");
