@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use super::place::check_place;
+use super::points::{Rules, file_system, hosts_proc, settle_point};
 use super::staging::BindSource;
 use super::{Bind, Correction, HostIds, JailError, Overrides};
 use crate::caller::Caller;
@@ -19,22 +20,13 @@ use crate::proto::{MountPt, NsJailConfig};
 
 /// More entries than any policy has a use for.
 const MAX_MOUNTS: usize = 1024;
-/// What a jail may mount without a device.
-const FILE_SYSTEMS: [&str; 5] = ["tmpfs", "proc", "sysfs", "devpts", "mqueue"];
-/// The nodes of a minimal `/dev`.
-const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
-const STREAMS: [(&str, &str); 4] = [
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-];
-
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     pub promised: Vec<PromisedMount>,
     pub binds: Vec<BindSource>,
     pub raw_sources: Vec<(String, Vec<u8>)>,
+    /// Indices of binds whose nosuid and nodev are the policy's to say.
+    pub own_flags: Vec<usize>,
 }
 
 /// One settled entry with the facts that later steps need.
@@ -44,7 +36,9 @@ pub(super) struct Entry {
     pub point: MountPt,
     /// For binds: the host path and what was found there.
     pub source: Option<(PathBuf, Metadata)>,
-    idmap: bool,
+    pub idmap: bool,
+    /// nosuid and nodev are the policy's to say.
+    pub own_flags: bool,
 }
 
 /// Rewrites `config.mount` and says what came of it.
@@ -56,6 +50,7 @@ pub(super) fn settle(
     corrections: &mut Vec<Correction>,
 ) -> Result<Tree, JailError> {
     let mut policy = std::mem::take(&mut config.mount);
+    let rules = Rules::of(config, overrides.tenant);
     let wants_proc = config.mount_proc.take().unwrap_or(false);
     let mut entries = Vec::new();
     let mut dsts = Vec::new();
@@ -64,7 +59,7 @@ pub(super) fn settle(
     }
     for (index, point) in policy.drain(..).enumerate() {
         let field = format!("mount[{index}]");
-        for entry in settle_point(field, point, overrides, corrections)? {
+        for entry in settle_point(field, point, overrides, rules, corrections)? {
             let dst = entry.point.dst.as_str();
             if let Some(over) = dsts.iter().find(|over| is_within(dst, over)) {
                 let why = format!("ktl mounts its own {over}");
@@ -74,12 +69,14 @@ pub(super) fn settle(
             }
         }
     }
-    if !entries.iter().any(|e| e.point.dst == "/proc" && e.point.fstype() == "proc") {
+    let is_proc = |e: &Entry| e.point.fstype() == "proc" || (!rules.fresh_proc && e.point.is_bind());
+    if !entries.iter().any(|e| e.point.dst == "/proc" && is_proc(e)) {
         if !wants_proc {
             let why = "the guest reads there what the kernel says about its jail";
             corrections.push(Correction::new("mount_proc", "unset", "/proc, read-only", why));
         }
-        entries.push(file_system("mount_proc".to_owned(), "/proc", "proc", ""));
+        let proc = file_system("mount_proc".to_owned(), "/proc", "proc", "");
+        entries.push(if rules.fresh_proc { proc } else { hosts_proc(proc, corrections)? });
     }
     for (bind, dst) in overrides.binds.iter().zip(dsts) {
         entries.extend(override_entries(bind, dst, caller, staging)?);
@@ -91,139 +88,6 @@ pub(super) fn settle(
         check_place(&entries[..index], &entries[index])?;
     }
     Ok(finish(config, entries))
-}
-
-/// Checks one entry of the policy; yields none when it is left out, several for `/dev`.
-fn settle_point(
-    field: String,
-    mut point: MountPt,
-    overrides: &Overrides,
-    corrections: &mut Vec<Correction>,
-) -> Result<Vec<Entry>, JailError> {
-    let refused = |why: &str| Err(JailError::refused(&field, why));
-    let prefixed = |name: Option<String>, path: &str| match name.filter(|name| !name.is_empty()) {
-        None => Ok(path.to_owned()),
-        Some(name) => match overrides.prefix_env.get(&name) {
-            Some(value) => Ok(format!("{value}{path}")),
-            None => {
-                let why = format!("the prefix {name} is not set; nsjail would mount something else");
-                Err(JailError::refused(&field, &why))
-            }
-        },
-    };
-    point.dst = prefixed(point.prefix_dst_env.take(), &point.dst)?;
-    let src = prefixed(point.prefix_src_env.take(), point.src())?;
-    point.src = (!src.is_empty()).then_some(src);
-    point.dst = guest_path(&field, Path::new(&point.dst))?;
-    if point.is_symlink() {
-        return Ok(vec![Entry { field, point, source: None, idmap: false }]);
-    }
-    if point.dst == "/" && (field != "mount[0]" || point.is_bind() || point.fstype() != "tmpfs") {
-        return refused("only a tmpfs as the first entry can be the root");
-    }
-    if !point.src_content().is_empty() {
-        point.is_dir = None;
-        return Ok(vec![Entry { field, point, source: None, idmap: false }]);
-    }
-    if !point.is_bind() {
-        if !FILE_SYSTEMS.contains(&point.fstype()) {
-            return refused(&format!("{:?} is not a file system for a jail", point.fstype()));
-        }
-        if point.fstype() == "proc" && point.rw() {
-            let why = "kernel settings could be written";
-            corrections.push(Correction::new(&field, "proc, writable", "read-only", why));
-            point.rw = None;
-        }
-        return Ok(vec![Entry { field, point, source: None, idmap: false }]);
-    }
-    let src = PathBuf::from(point.src());
-    if !src.is_absolute() {
-        return refused("the source of a bind must be an absolute path");
-    }
-    let mut leave_out = |why: &str| {
-        corrections.push(Correction::new(&field, point.src(), "left out", why));
-        Ok(Vec::new())
-    };
-    let metadata = match fs::metadata(&src) {
-        Ok(metadata) => metadata,
-        Err(_) if !point.mandatory() => return Ok(Vec::new()),
-        // Name resolution and trust stores: the guest does neither.
-        Err(error) if src.starts_with("/etc") && error.kind() == io::ErrorKind::NotFound => {
-            return leave_out("is not on this host, and the guest does not need it");
-        }
-        Err(source) => return Err(JailError::Source { field, path: src, source }),
-    };
-    let real = fs::canonicalize(&src).unwrap_or_else(|_| src.clone());
-    if real == Path::new("/") {
-        return refused("binds the host's root");
-    }
-    if real == Path::new("/dev") {
-        let why = "the guest needs no host device; null, zero, full, random, urandom and the streams stay";
-        corrections.push(Correction::new(&field, "all of /dev", "a minimal /dev", why));
-        return Ok(minimal_dev(&field, &point.dst));
-    }
-    if real == Path::new("/proc") {
-        corrections.push(Correction::new(
-            &field,
-            "the host's /proc",
-            "the guest's own",
-            "host processes would show",
-        ));
-        return Ok(vec![file_system(field, &point.dst, "proc", "")]);
-    }
-    if real.starts_with("/proc") || real.starts_with("/sys") {
-        return leave_out("is kernel state of the host");
-    }
-    if metadata.file_type().is_socket() {
-        return leave_out(
-            "is a socket; read-only does not stop a connection, and the builder's comes as a descriptor",
-        );
-    }
-    if ["/run", "/var", "/home", "/root"].iter().any(|dir| real == Path::new(dir))
-        || ["/home", "/var/home"].iter().any(|dir| real.parent() == Some(Path::new(dir)))
-    {
-        return leave_out("holds daemon sockets, or a home with keys and credentials");
-    }
-    Ok(vec![Entry { field, point, source: Some((src, metadata)), idmap: false }])
-}
-
-fn file_system(field: String, dst: &str, fstype: &str, options: &str) -> Entry {
-    let point = MountPt {
-        dst: dst.to_owned(),
-        fstype: Some(fstype.to_owned()),
-        options: (!options.is_empty()).then(|| options.to_owned()),
-        ..MountPt::default()
-    };
-    Entry { field, point, source: None, idmap: false }
-}
-
-fn minimal_dev(field: &str, dst: &str) -> Vec<Entry> {
-    // In a sticky directory, tmpfs's default, opening a node that belongs to somebody else with O_CREAT fails.
-    let mut entries = vec![file_system(field.to_owned(), dst, "tmpfs", "mode=755,size=64k")];
-    for device in DEVICES {
-        let src = Path::new("/dev").join(device);
-        let Ok(metadata) = fs::metadata(&src) else {
-            continue;
-        };
-        let point = MountPt {
-            src: src.to_str().map(str::to_owned),
-            dst: format!("{dst}/{device}"),
-            is_bind: Some(true),
-            rw: Some(true),
-            ..MountPt::default()
-        };
-        entries.push(Entry { field: field.to_owned(), point, source: Some((src, metadata)), idmap: false });
-    }
-    for (name, target) in STREAMS {
-        let point = MountPt {
-            src: Some(target.to_owned()),
-            dst: format!("{dst}/{name}"),
-            is_symlink: Some(true),
-            ..MountPt::default()
-        };
-        entries.push(Entry { field: field.to_owned(), point, source: None, idmap: false });
-    }
-    entries
 }
 
 /// An override, and without staging the submounts of a read-only one: nsjail's read-only is for the top only.
@@ -250,6 +114,7 @@ fn override_entries(
         point: MountPt { dst, is_bind: Some(true), rw: bind.rw.then_some(true), ..MountPt::default() },
         source: Some((src, metadata)),
         idmap: bind.idmap,
+        own_flags: false,
     };
     let mut entries = vec![entry(bind.src.clone(), dst.clone(), metadata)];
     if !bind.rw && bind.is_dir && !staging {
@@ -291,6 +156,10 @@ fn finish(config: &mut NsJailConfig, entries: Vec<Entry>) -> Tree {
                 }
             });
             let kind = metadata.file_type();
+            let device = kind.is_char_device() || kind.is_block_device();
+            if entry.own_flags {
+                tree.own_flags.push(index);
+            }
             tree.binds.push(BindSource {
                 mount: index,
                 field: entry.field,
@@ -298,7 +167,8 @@ fn finish(config: &mut NsJailConfig, entries: Vec<Entry>) -> Tree {
                 dst: point.dst.clone(),
                 rw: point.rw(),
                 idmap: entry.idmap,
-                device: kind.is_char_device() || kind.is_block_device(),
+                nosuid: !entry.own_flags || point.nosuid(),
+                nodev: if entry.own_flags { point.nodev() } else { !device },
                 is_dir: metadata.is_dir(),
                 owner: HostIds { uid: metadata.uid(), gid: metadata.gid() },
             });
