@@ -28,7 +28,11 @@ pub(super) fn run(setup: &Setup) -> i32 {
         .map_err(Stage::Program.failed())
     });
     match program {
-        Ok(program) => init::run(setup.status.as_fd(), program),
+        Ok(program) => {
+            // The program has its own; init's place is nobody's condition.
+            let _ = cpu::spread(&setup.cpus);
+            init::run(setup.status.as_fd(), program)
+        }
         Err(failure) => {
             tell_failure(setup.status.as_fd(), failure);
             FAILED
@@ -41,7 +45,9 @@ fn contain_self(setup: &Setup) -> std::result::Result<(), Failure<'_>> {
     die_with_parent().map_err(Stage::Supervision.failed())?;
     contain::close_copy(setup.go_parent.as_fd());
     contain::block_signals().map_err(Stage::Supervision.failed())?;
-    rustix::process::setsid().map_err(Stage::Session.failed())?;
+    // Out of the reach of the terminal's signals. The session is the program's to make: each new one is another
+    // party to the scheduler's shares, and has to wait for its first.
+    rustix::process::setpgid(None, None).map_err(Stage::Session.failed())?;
     net::set_host_name(&setup.hostname).map_err(Stage::Hostname.failed())?;
     if setup.loopback {
         net::loopback_up().map_err(Stage::Network.failed())?;
@@ -64,9 +70,6 @@ fn contain_self(setup: &Setup) -> std::result::Result<(), Failure<'_>> {
     rustix::thread::set_no_new_privs(true).map_err(Stage::NewPrivileges.failed())?;
     keyring::replace().map_err(Stage::Keyring.failed())?;
     caps::drop_all().map_err(Stage::Capabilities.failed())?;
-    if let Some(cpus) = &setup.cpus {
-        rustix::thread::sched_setaffinity(None, cpus).map_err(Stage::Processors.failed())?;
-    }
     cpu::set_priority(setup.nice).map_err(Stage::Priority.failed())?;
     // Init runs without the filter, so the program, which has the same id, must not be able to trace it. An exec
     // makes the program dumpable again.
@@ -111,6 +114,7 @@ fn become_program(setup: &Setup) -> std::result::Result<std::convert::Infallible
     // A session without a terminal: nothing can be typed into the caller's (TIOCSTI).
     rustix::process::setsid().map_err(Stage::Session.failed())?;
     contain::reset_signals(&setup.mask).map_err(Stage::Signals.failed())?;
+    cpu::spread(&setup.cpus).map_err(Stage::Processors.failed())?;
     tell_start(setup.status.as_fd());
     landlock::restrict(rules.as_ref()).map_err(Stage::Landlock.failed())?;
     setup.filter.install().map_err(|error| Stage::Filter.failed()(tree::errno(error)))?;

@@ -30,7 +30,8 @@ pub(super) struct Setup {
     pub ids: Ids,
     pub tree: MountTree,
     pub cwd: CString,
-    pub cpus: Option<CpuSet>,
+    /// Where the jail's processes may run, once it is set up.
+    pub cpus: CpuSet,
     pub nice: i32,
     /// Descriptors for the program and their numbers there.
     pub fds: Vec<(OwnedFd, RawFd)>,

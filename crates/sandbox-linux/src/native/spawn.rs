@@ -7,6 +7,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
+use super::cpu::OneProcessor;
 use super::setup::{Ends, Setup};
 use super::stage::Stage;
 use super::watch::{NativeWatch, hints, line, text_of};
@@ -82,6 +83,7 @@ fn start(
     if jail.config().clone_newnet() {
         flags |= libc::CLONE_NEWNET;
     }
+    let one_processor = OneProcessor::stay();
     let cloned = contain::clone_into(flags, || child::run(setup))
         .map_err(|error| failed(Stage::Namespaces, error.into()))?;
     let mut groups = None;
@@ -100,7 +102,9 @@ fn start(
         rustix::io::write(&setup.go_parent, &[1]).map_err(|error| maps(error.into()))?;
         Ok(())
     };
-    match ready() {
+    let made = ready();
+    drop(one_processor);
+    match made {
         Ok(()) => Ok((cloned, groups)),
         // The groups go after the child.
         Err((stage, error)) => {
