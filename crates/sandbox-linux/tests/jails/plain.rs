@@ -52,6 +52,7 @@ fn checks() {
     }
     if role().is_none_or(|role| role != "groups") {
         crate::native::checks();
+        Rig::each().iter().for_each(|rig| crate::killed::moments(rig, 20));
         crate::views::compare();
         crate::escapes::attempts();
         crate::escapes::a_shared_network_is_not_the_hosts_sockets();
