@@ -8,6 +8,7 @@ mod kafel;
 mod killed;
 mod native;
 mod plain;
+mod programs;
 mod rig;
 mod root;
 mod signals;

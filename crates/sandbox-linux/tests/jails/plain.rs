@@ -56,6 +56,7 @@ fn checks() {
         crate::views::compare();
         crate::escapes::attempts();
         crate::escapes::a_shared_network_is_not_the_hosts_sockets();
+        crate::escapes::a_swapped_destination_leads_nowhere();
     }
     let after = traces();
     let new: Vec<_> = after.iter().filter(|trace| !before.contains(trace)).collect();
