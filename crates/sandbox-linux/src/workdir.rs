@@ -38,6 +38,7 @@ pub(crate) struct WorkDirs {
 struct Keeper {
     pid: Pid,
     pipe: OwnedFd,
+    places: Places,
 }
 
 /// What is to be removed, and the directory that the lock is on.
@@ -76,7 +77,7 @@ impl WorkDirs {
             lock: text(dir.to_owned())?,
             removable: removable.into_iter().map(text).collect::<io::Result<_>>()?,
         };
-        let keeper = Keeper::start(&places)?;
+        let keeper = Keeper::start(places)?;
         Ok(WorkDirs { lock: Some(lock), keeper: Some(keeper) })
     }
 
@@ -91,18 +92,21 @@ impl WorkDirs {
 impl Drop for WorkDirs {
     fn drop(&mut self) {
         drop(self.lock.take());
-        if let Some(Keeper { pid, pipe }) = self.keeper.take() {
-            let _ = rustix::io::write(&pipe, &[1]);
-            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        let Some(Keeper { pid, pipe, places }) = self.keeper.take() else { return };
+        let _ = rustix::io::write(&pipe, &[1]);
+        let ended = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        // Somebody may have killed it.
+        if !matches!(ended, Ok(Some((_, status))) if status.exit_status() == Some(0)) {
+            remove_patiently(&places, true);
         }
     }
 }
 
 impl Keeper {
-    fn start(places: &Places) -> io::Result<Keeper> {
+    fn start(places: Places) -> io::Result<Keeper> {
         let (end, pipe) = pipe_with(PipeFlags::CLOEXEC)?;
-        let pid = contain::fork(|| keep(end.as_fd(), places))?;
-        Ok(Keeper { pid, pipe })
+        let pid = contain::fork(|| keep(end.as_fd(), &places))?;
+        Ok(Keeper { pid, pipe, places })
     }
 }
 
@@ -115,6 +119,11 @@ fn keep(pipe: BorrowedFd<'_>, places: &Places) -> i32 {
         return 1;
     }
     let orderly = rustix::io::read(pipe, &mut [0]) == Ok(1);
+    remove_patiently(places, orderly);
+    0
+}
+
+fn remove_patiently(places: &Places, orderly: bool) {
     let tries = if orderly { TRIES } else { TRIES_AFTER_DEATH };
     for _ in 0..tries {
         if remove(places) && orderly {
@@ -122,7 +131,6 @@ fn keep(pipe: BorrowedFd<'_>, places: &Places) -> i32 {
         }
         let _ = rustix::event::poll(&mut [], Some(&PAUSE));
     }
-    0
 }
 
 /// False when a jail that is being set up may be using them.
