@@ -31,6 +31,8 @@ pub(crate) struct WorkDirs {
     /// Held shared while a jail is set up, exclusively for removing.
     lock: Option<OwnedFd>,
     keeper: Option<Keeper>,
+    /// nsjail was killed: what it started is being ended, and may still be making them.
+    sudden: bool,
 }
 
 /// A process that removes the directories when it gets a byte, or the pipe ends because this process was killed.
@@ -60,7 +62,9 @@ impl WorkDirs {
             .into_iter()
             .find_map(|dir| Some((dir, rustix::fs::open(dir, flags, Mode::empty()).ok()?)))
             .filter(|(_, lock)| rustix::fs::flock(lock, FlockOperation::NonBlockingLockShared).is_ok());
-        let Some((dir, lock)) = found else { return Ok(WorkDirs { lock: None, keeper: None }) };
+        let Some((dir, lock)) = found else {
+            return Ok(WorkDirs { lock: None, keeper: None, sudden: false });
+        };
         let mut removable: Vec<String> = Vec::new();
         for purpose in ["root", "tmp"] {
             removable.push(format!("{run}/nsjail/{purpose}"));
@@ -78,7 +82,7 @@ impl WorkDirs {
             removable: removable.into_iter().map(text).collect::<io::Result<_>>()?,
         };
         let keeper = Keeper::start(places)?;
-        Ok(WorkDirs { lock: Some(lock), keeper: Some(keeper) })
+        Ok(WorkDirs { lock: Some(lock), keeper: Some(keeper), sudden: false })
     }
 
     /// The jail's mount tree stands.
@@ -87,17 +91,25 @@ impl WorkDirs {
             let _ = rustix::fs::flock(lock, FlockOperation::Unlock);
         }
     }
+
+    /// nsjail did not end by itself.
+    pub(crate) fn killed(&mut self) {
+        self.sudden = true;
+    }
 }
 
 impl Drop for WorkDirs {
     fn drop(&mut self) {
         drop(self.lock.take());
         let Some(Keeper { pid, pipe, places }) = self.keeper.take() else { return };
-        let _ = rustix::io::write(&pipe, &[1]);
+        if !self.sudden {
+            let _ = rustix::io::write(&pipe, &[1]);
+        }
+        drop(pipe);
         let ended = rustix::process::waitpid(Some(pid), WaitOptions::empty());
         // Somebody may have killed it.
         if !matches!(ended, Ok(Some((_, status))) if status.exit_status() == Some(0)) {
-            remove_patiently(&places, true);
+            remove_patiently(&places, !self.sudden);
         }
     }
 }

@@ -40,7 +40,7 @@ pub fn moments(rig: &Rig, count: u32) {
     // nsjail itself leaves its groups when it is killed.
     let parents = (rig.runtime == Runtime::Native && is_root()).then(Parents::of_version_1).flatten();
     let group = parents.as_ref().map_or("-", |parents| &parents.name);
-    let before = (rig.listing(), traces());
+    let before = rig.listing();
     let output = again(
         "watcher_role",
         &format!("watcher {} {count} {} {group}", rig.runtime, rig.dir.path().display()),
@@ -49,13 +49,7 @@ pub fn moments(rig: &Rig, count: u32) {
     .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(rig.listing(), before.0);
-    // Other jails of this host may be using nsjail's directories at the moment.
-    let end = Instant::now() + PATIENCE;
-    while let Some(left) = traces().into_iter().find(|trace| !before.1.contains(trace)) {
-        assert!(Instant::now() < end, "left on the host: {left}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    assert_eq!(rig.listing(), before);
     if let Some(parents) = parents {
         assert_eq!(parents.children(), Vec::<PathBuf>::new());
     }
@@ -89,6 +83,7 @@ fn watcher_role() {
     let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64 | 1;
     let mut random = Random(seed);
     let mut hits: BTreeMap<String, u32> = BTreeMap::new();
+    let before = traces();
     for round in 0..words[2].parse().unwrap() {
         let mut starter = again("starter_role", &format!("starter {} {} {}", words[1], words[3], words[4]))
             .stdin(Stdio::piped())
@@ -124,6 +119,11 @@ fn watcher_role() {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
+        }
+        // The next round may tidy up after this one. Other jails of this host may be using nsjail's directories.
+        while let Some(left) = traces().into_iter().find(|trace| !before.contains(trace)) {
+            assert!(Instant::now() < end, "seed {seed}, round {round}, killed {what}: left {left}");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
     println!("\nseed {seed}, killed {hits:?}");
