@@ -42,6 +42,8 @@ struct Row {
     loaded: bool,
     starter: Starter,
     times: Vec<Duration>,
+    /// Starts beside these that came to nothing.
+    failed: usize,
 }
 
 /// Sets up, measures, prints the result on stdout.
@@ -76,15 +78,19 @@ fn there<T>(found: Result<T>) -> bool {
 }
 
 fn measure(ground: &Ground, starters: &[Starter], loaded: bool, runs: usize) -> Result<Vec<Row>> {
-    let mut rows: Vec<Row> = starters
-        .iter()
-        .map(|starter| Row { loaded, starter: *starter, times: Vec::with_capacity(runs) })
-        .collect();
+    let row =
+        |starter: &Starter| Row { loaded, starter: *starter, times: Vec::with_capacity(runs), failed: 0 };
+    let mut rows: Vec<Row> = starters.iter().map(row).collect();
     for round in 0..WARM_UP + runs {
         // Each goes first in turn.
         rows.rotate_left(1);
         for row in &mut rows {
-            let took = ground.start(row.starter)?;
+            let took = loop {
+                match ground.start(row.starter)? {
+                    Some(took) => break took,
+                    None => row.failed += 1,
+                }
+            };
             if round >= WARM_UP {
                 row.times.push(took);
             }

@@ -79,25 +79,27 @@ pub fn text(rows: &[Row], about: &[(&str, String)]) -> String {
     for loaded in [false, true] {
         let _fits = writeln!(
             text,
-            "\n{:<16} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            "\n{:<16} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7}",
             load_name(loaded),
             "min",
             "p50",
             "p99",
             "max",
-            "x nsjail"
+            "x nsjail",
+            "failed"
         );
         for row in rows.iter().filter(|row| row.loaded == loaded) {
             let Some(own) = figures(&row.times) else { continue };
             let ratio = ratio(rows, row).map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
             let _fits = writeln!(
                 text,
-                "{:<16} {:>9} {:>9} {:>9} {:>9} {ratio:>9}",
+                "{:<16} {:>9} {:>9} {:>9} {:>9} {ratio:>9} {:>7}",
                 row.starter.name(),
                 millis(own.min),
                 millis(own.p50),
                 millis(own.p99),
                 millis(own.max),
+                row.failed,
             );
         }
     }
@@ -124,6 +126,7 @@ pub fn json(rows: &[Row], about: &[(&str, String)]) -> String {
                 "p99_s": own.p99.as_secs_f64(),
                 "max_s": own.max.as_secs_f64(),
                 "p50_ratio_to_nsjail": ratio(rows, row),
+                "failed": row.failed,
             }))
         })
         .collect();
@@ -141,7 +144,8 @@ mod tests {
     use super::*;
 
     fn row(starter: Starter, millis: &[u64]) -> Row {
-        Row { loaded: true, starter, times: millis.iter().map(|ms| Duration::from_millis(*ms)).collect() }
+        let times = millis.iter().map(|ms| Duration::from_millis(*ms)).collect();
+        Row { loaded: true, starter, times, failed: 0 }
     }
 
     #[test]
@@ -174,7 +178,7 @@ mod tests {
         let table = text(&rows, &[("cpus", "2".to_owned())]);
         assert!(table.starts_with("cpus: 2\n\nquiet "), "{table}");
         assert!(
-            table.contains("\nnative              5.0 ms    5.0 ms    5.0 ms    5.0 ms      0.50\n"),
+            table.contains("\nnative              5.0 ms    5.0 ms    5.0 ms    5.0 ms      0.50       0\n"),
             "{table}"
         );
         assert!(table.ends_with("none above 200.0 ms: 5.0 ms, met\n"), "{table}");
