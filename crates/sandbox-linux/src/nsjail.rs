@@ -160,7 +160,7 @@ impl Nsjail {
             })
         };
 
-        let work_dirs = WorkDirs::before(jail.by_root());
+        let work_dirs = WorkDirs::before(jail.by_root()).map_err(at("work directories"))?;
         let signals = crate::supervise::signals();
         let mut mask = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut mask))
