@@ -13,6 +13,8 @@ mod display;
 mod env;
 mod exit;
 mod failure;
+#[expect(dead_code, unused_imports, reason = "its caller is the jailed docker client, on another branch")]
+mod gate;
 mod guest;
 mod launch;
 mod look;
