@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 
-pub use record::{GateRecord, Refused};
+pub use record::GateRecord;
 use serve::Limits;
 
 /// A unix socket that is listening, not yet served. It makes no thread and no runtime, so it may be made before the jail is
