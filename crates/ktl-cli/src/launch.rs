@@ -128,7 +128,9 @@ pub fn ready(
     ui: &Ui,
 ) -> Result<Prepared, Failure> {
     let Settled { jail, policy, writable } = settled;
-    for correction in jail.corrections() {
+    // About a policy of ktl's own there is nothing that a user could do.
+    let own = sandbox.config.is_none() && !ui.verbose;
+    for correction in jail.corrections().iter().filter(|_| !own) {
         ui.note(format_args!("[sandbox] {}: {correction}", policy.name()));
     }
     for (dir, dst) in writable.iter().filter(|(_, dst)| !jail.idmapped(dst)) {

@@ -53,12 +53,6 @@ pub fn run(plan: &ExecPlan, control: OwnedFd) -> Result<Ended, Failure> {
             let _ = writeln!(io::stderr().lock(), "[sandbox] {}: {error}", path.display());
         }
     }
-    // Before the child exists, so that its end cannot be missed. The child starts with an empty mask.
-    let watched: SigSet = PASSED_ON.into_iter().chain([Signal::SIGCHLD]).collect();
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&watched), None)
-        .map_err(|error| failed("block signals", error.into()))?;
-    let signals = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .map_err(|error| failed("watch signals", error.into()))?;
     let (name, arguments) =
         plan.argv.split_first().ok_or_else(|| Failure::internal("the plan names no program"))?;
     // The nonce is between ktl and itself.
@@ -71,6 +65,16 @@ pub fn run(plan: &ExecPlan, control: OwnedFd) -> Result<Ended, Failure> {
     let child = Pid::from_raw(
         i32::try_from(child.id()).map_err(|error| failed("read a process id", io::Error::other(error)))?,
     );
+    // Only now, because the program inherits what is blocked.
+    let watched: SigSet = PASSED_ON.into_iter().chain([Signal::SIGCHLD]).collect();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&watched), None)
+        .map_err(|error| failed("block signals", error.into()))?;
+    let signals = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(|error| failed("watch signals", error.into()))?;
+    // It may have ended before anybody watched.
+    if let Some(ended) = reap(child) {
+        return Ok(ended);
+    }
     let mut control = Some(control);
     loop {
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];

@@ -13,7 +13,7 @@ use crate::cli::{BuilderFlags, JailFlags};
 use crate::commands::build::facts;
 use crate::dial;
 use crate::display::inert;
-use crate::env::{self, Env};
+use crate::env::Env;
 use crate::exec::door::Door;
 use crate::exec::program::{self, Programs};
 use crate::exec::room::{self, Brought};
