@@ -9,6 +9,7 @@ fn help_is_as_reviewed() {
         ("ktl", &["--help"][..]),
         ("ktl-build", &["build", "--help"]),
         ("ktl-sandbox", &["sandbox", "--help"]),
+        ("ktl-sandbox-exec", &["sandbox", "exec", "--help"]),
         ("ktl-sandbox-probe", &["sandbox", "probe", "--help"]),
         ("ktl-sandbox-doctor", &["sandbox", "doctor", "--help"]),
         ("ktl-sandbox-policy", &["sandbox", "policy", "--help"]),

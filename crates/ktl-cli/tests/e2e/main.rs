@@ -3,6 +3,7 @@
 //! One binary, one daemon and one registry for all tests; what needs a daemon of its own (to kill it) starts one.
 
 mod context;
+mod exec;
 mod failures;
 mod help;
 mod invariants;
@@ -14,3 +15,4 @@ mod results;
 mod sandbox;
 mod trust;
 mod user;
+mod wrappers;
