@@ -27,6 +27,9 @@ impl DockerEngine {
     }
 
     /// Starts the newest engine (API 1.55, BuildKit 0.31, images in containerd) the same way.
+    ///
+    /// Its BuildKit runs steps (`--network=none` or `host`: there is no bridge). Its containers, and so the classic
+    /// builder's steps, need a runc that knows time namespaces (1.2; Debian 12 has 1.1).
     pub fn start_new(dir: &Path) -> Result<DockerEngine> {
         let programs = tools::engine()?;
         DockerEngine::start_programs(&programs.join("dockerd"), &programs.join("containerd"), dir)
@@ -36,7 +39,8 @@ impl DockerEngine {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let socket = dir.join("docker.sock");
         let mut start = Command::new(dockerd);
-        start.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
+        // The proxy is a program that only published ports need.
+        start.args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--userland-proxy=false"]);
         start.arg("--data-root").arg(dir.join("data")).arg("--exec-root").arg(dir.join("exec"));
         start
             .arg("--pidfile")

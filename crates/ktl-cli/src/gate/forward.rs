@@ -4,21 +4,25 @@
 //! one request, so no framing that the two ends might read differently (RFC 9112, 11.2) reaches it.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinSet;
 
 use super::record::Recorder;
-use super::rules::{self, Call, Kind};
+use super::rules::{self, Call, Kind, Refusal};
 use super::{grpc, info};
 
 pub type Body = UnsyncBoxBody<Bytes, hyper::Error>;
@@ -44,6 +48,8 @@ pub struct Desk {
 /// Why an allowed call came to nothing.
 #[derive(Debug, thiserror::Error)]
 enum ForwardError {
+    #[error("write the call anew")]
+    Request(#[source] hyper::http::Error),
     #[error("connect to the Engine")]
     Connect(#[source] std::io::Error),
     #[error("talk to the Engine")]
@@ -52,45 +58,26 @@ enum ForwardError {
     Info,
 }
 
+/// How long the rest of a refused body is read, so that a client in the middle of sending it gets to the answer. Nothing of
+/// it is kept.
+const DRAIN: Duration = Duration::from_secs(10);
+
 /// Answers `request`. `permit` is the connection's place among the open ones; a hijacked connection keeps it.
 pub async fn answer(
     desk: Arc<Desk>,
     permit: Arc<OwnedSemaphorePermit>,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let method = request.method().clone();
-    let refuse = |status: StatusCode, path: &str, reason: &str| {
-        desk.recorder.refused(method.as_str(), path, reason);
-        refusal(status, reason)
-    };
-    let uri = request.uri().clone();
-    // Absolute form (a proxy's) and CONNECT's authority form name a host: there is none to choose.
-    if uri.authority().is_some() || uri.scheme().is_some() {
-        return refuse(StatusCode::FORBIDDEN, &uri.to_string(), "ktl: the gate is no proxy");
-    }
-    if request.headers().contains_key(header::TRANSFER_ENCODING)
-        && request.headers().contains_key(header::CONTENT_LENGTH)
-    {
-        return refuse(
-            StatusCode::BAD_REQUEST,
-            uri.path(),
-            "ktl: the gate takes one length for a body, not two",
-        );
-    }
-    let call = match rules::judge(&method, uri.path(), uri.query().unwrap_or_default()) {
+    let call = match admit(&request) {
         Ok(call) => call,
-        Err(refusal) => return refuse(StatusCode::FORBIDDEN, &refusal.path, &refusal.reason),
+        Err(refused) => {
+            desk.recorder.refused(request.method().as_str(), &refused.path, &refused.reason);
+            let _as_far_as_it_came = tokio::time::timeout(DRAIN, drained(request.into_body())).await;
+            return refusal(StatusCode::FORBIDDEN, &refused.reason);
+        }
     };
-    if call.rule.body.is_none() && !request.body().is_end_stream() {
-        let reason = format!("ktl: the gate passes no body with {}", call.rule.name);
-        return refuse(StatusCode::FORBIDDEN, uri.path(), &reason);
-    }
-    let hijack = matches!(call.rule.kind, Kind::Grpc | Kind::Session);
-    if hijack && !asks_for_h2c(request.headers()) {
-        let reason = format!("ktl: the gate passes {} only with Upgrade: h2c", call.rule.name);
-        return refuse(StatusCode::FORBIDDEN, uri.path(), &reason);
-    }
     desk.recorder.passed(call.rule.name);
+    let hijack = matches!(call.rule.kind, Kind::Grpc | Kind::Session);
     let result = if hijack {
         hijacked(&desk, permit, call, request).await
     } else {
@@ -99,6 +86,35 @@ pub async fn answer(
     result.unwrap_or_else(|error| {
         refusal(StatusCode::BAD_GATEWAY, &format!("ktl: the gate: {}", crate::failure::chain(&error)))
     })
+}
+
+/// The call that a request is, if it may pass with this head and this body.
+fn admit(request: &Request<Incoming>) -> Result<Call, Refusal> {
+    let (uri, headers) = (request.uri(), request.headers());
+    let refuse = |path: String, reason: String| Err(Refusal { path, reason });
+    // Absolute form (a proxy's) and CONNECT's authority form name a host: there is none to choose.
+    if uri.authority().is_some() || uri.scheme().is_some() {
+        return refuse(uri.to_string(), "ktl: the gate is no proxy".to_owned());
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
+        return refuse(
+            uri.path().to_owned(),
+            "ktl: the gate takes one length for a body, not two".to_owned(),
+        );
+    }
+    let call = rules::judge(request.method(), uri.path(), uri.query().unwrap_or_default())?;
+    let name = call.rule.name;
+    if call.rule.body.is_none() && !request.body().is_end_stream() {
+        return refuse(uri.path().to_owned(), format!("ktl: the gate passes no body with {name}"));
+    }
+    if matches!(call.rule.kind, Kind::Grpc | Kind::Session) && !asks_for_h2c(headers) {
+        return refuse(uri.path().to_owned(), format!("ktl: the gate passes {name} only with Upgrade: h2c"));
+    }
+    Ok(call)
+}
+
+async fn drained(mut body: Incoming) {
+    while let Some(Ok(_)) = body.frame().await {}
 }
 
 async fn plain(desk: &Desk, call: &Call, request: Request<Incoming>) -> Result<Response<Body>, ForwardError> {
@@ -110,7 +126,7 @@ async fn plain(desk: &Desk, call: &Call, request: Request<Incoming>) -> Result<R
         Some(_) => request.into_body().boxed_unsync(),
         None => empty(),
     };
-    let response = ask(desk, anew.body(body)).await?;
+    let (response, connection) = ask(desk, anew.body(body)).await?;
     if call.rule.kind == Kind::Info && response.status().is_success() {
         let (parts, body) = response.into_parts();
         let full = Limited::new(body, info::LARGEST).collect().await.map_err(|_| ForwardError::Info)?;
@@ -122,7 +138,7 @@ async fn plain(desk: &Desk, call: &Call, request: Request<Incoming>) -> Result<R
     if parts.status.is_informational() {
         return Ok(refusal(StatusCode::BAD_GATEWAY, "ktl: the Engine's answer makes no sense here"));
     }
-    Ok(passed_on(parts.status, &parts.headers, body.boxed_unsync()))
+    Ok(passed_on(parts.status, &parts.headers, held(body, connection)))
 }
 
 async fn hijacked(
@@ -133,16 +149,16 @@ async fn hijacked(
 ) -> Result<Response<Body>, ForwardError> {
     let anew = rebuilt(&call, &request).header(header::CONNECTION, "Upgrade").header(header::UPGRADE, "h2c");
     let client = hyper::upgrade::on(&mut request);
-    let mut response = ask(desk, anew.body(empty())).await?;
+    let (mut response, connection) = ask(desk, anew.body(empty())).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (parts, body) = response.into_parts();
-        return Ok(passed_on(parts.status, &parts.headers, body.boxed_unsync()));
+        return Ok(passed_on(parts.status, &parts.headers, held(body, connection)));
     }
     let engine = hyper::upgrade::on(&mut response);
     let desk = Arc::clone(desk);
     // On the gate's own runtime, so it ends with it at the latest.
     tokio::spawn(async move {
-        let _place = permit;
+        let _held = (permit, connection);
         match call.rule.kind {
             Kind::Grpc => grpc::proxy(desk, client, engine).await,
             _ => tunnel(client, engine).await,
@@ -175,18 +191,56 @@ fn rebuilt(call: &Call, request: &Request<Incoming>) -> hyper::http::request::Bu
     anew
 }
 
+/// Keeps a connection to the Engine alive, and closes it when dropped: a client that goes away ends its build, as it does
+/// when it talks to the Engine itself.
+type Connection = JoinSet<()>;
+
 /// Sends one request over a connection of its own.
 async fn ask(
     desk: &Desk,
     request: Result<Request<Body>, hyper::http::Error>,
-) -> Result<Response<Incoming>, ForwardError> {
-    let request = request.map_err(|error| ForwardError::Connect(std::io::Error::other(error)))?;
+) -> Result<(Response<Incoming>, Connection), ForwardError> {
+    let request = request.map_err(ForwardError::Request)?;
     let stream = UnixStream::connect(&desk.engine).await.map_err(ForwardError::Connect)?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(ForwardError::Engine)?;
-    // Ends when the answer's body has been read or dropped.
-    tokio::spawn(connection.with_upgrades());
-    sender.send_request(request).await.map_err(ForwardError::Engine)
+    let mut alive = Connection::new();
+    alive.spawn(async move {
+        // What goes wrong here is told to whoever waits for the answer or its body.
+        let _told = connection.with_upgrades().await;
+    });
+    let response = sender.send_request(request).await.map_err(ForwardError::Engine)?;
+    Ok((response, alive))
+}
+
+/// The Engine's body; dropped before its end, it takes the connection along.
+struct Held {
+    body: Incoming,
+    _connection: Connection,
+}
+
+impl hyper::body::Body for Held {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn held(body: Incoming, connection: Connection) -> Body {
+    Held { body, _connection: connection }.boxed_unsync()
 }
 
 fn passed_on(status: StatusCode, headers: &HeaderMap, body: Body) -> Response<Body> {

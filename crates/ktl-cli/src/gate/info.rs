@@ -7,8 +7,7 @@ use serde_json::{Map, Value};
 /// An Engine's own answer has some kilobytes.
 pub const LARGEST: usize = 1 << 20;
 
-const KEPT: [&str; 6] =
-    ["Architecture", "Driver", "ExperimentalBuild", "OSType", "OperatingSystem", "ServerVersion"];
+const KEPT: [&str; 5] = ["Architecture", "Driver", "ExperimentalBuild", "OSType", "ServerVersion"];
 
 /// The answer as it is passed on; `None` when `body` is not an object.
 pub fn cut(body: &[u8]) -> Option<Vec<u8>> {

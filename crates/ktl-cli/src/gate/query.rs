@@ -1,12 +1,12 @@
 //! Query parameters, taken apart, checked one by one, and written anew.
 //!
 //! An Engine reads them with Go's `net/url`: the first value of a name counts for most, all values for some, and older ones
-//! take `;` for a separator. Written anew, with everything but letters and digits encoded and no name twice where one value
+//! take `;` for a separator. Written anew, with all that could separate encoded and no name twice where one value
 //! counts, a query has one meaning to all of them.
 
 use std::collections::BTreeSet;
 
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 /// What a parameter may say. The error is the reason, without the parameter's name.
 pub type Check = fn(&str) -> Result<(), &'static str>;
@@ -35,6 +35,9 @@ pub const fn checked(name: &'static str, check: Check) -> Parameter {
     Parameter { name, many: false, check }
 }
 
+/// All but RFC 3986's unreserved characters, as Go's clients do: a query does not grow on its way.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// Parameters in one query; a build has one `t` for each tag.
 const MOST: usize = 256;
 
@@ -58,9 +61,9 @@ pub fn rewrite(raw: &str, allowed: &[Parameter]) -> Result<String, String> {
         }
         (parameter.check)(&value).map_err(|reason| format!("the parameter {:?} {reason}", parameter.name))?;
         out.push(if out.is_empty() { '?' } else { '&' });
-        out.extend(utf8_percent_encode(&name, NON_ALPHANUMERIC));
+        out.extend(utf8_percent_encode(&name, ENCODED));
         out.push('=');
-        out.extend(utf8_percent_encode(&value, NON_ALPHANUMERIC));
+        out.extend(utf8_percent_encode(&value, ENCODED));
     }
     Ok(out)
 }

@@ -99,6 +99,14 @@ static RULES: &[Rule] = &[
         query: &[any("manifests"), any("platform")],
         ..plain("GET /images/NAME/json", Route::Image("/images/", "/json"))
     },
+    // On an Engine whose images are in a graph driver, buildx pushes with these two after the solve (`pushWithMoby`). Reading
+    // any image out of the Engine is what a build can do as well, by FROM and an output.
+    Rule {
+        methods: POST,
+        query: &[any("tag"), any("platform")],
+        headers: &["x-registry-auth"],
+        ..plain("POST /images/NAME/push", Route::Image("/images/", "/push"))
+    },
     Rule {
         headers: &["x-registry-auth"],
         ..plain("GET /distribution/NAME/json", Route::Image("/distribution/", "/json"))
@@ -229,8 +237,6 @@ fn advice(path: &str) -> &'static str {
         "run docker login outside of the jail"
     } else if path == "/images/create" {
         "the build itself pulls what FROM names"
-    } else if within("/images") && path.ends_with("/push") {
-        "let the build push: docker buildx build --push"
     } else if within("/build") {
         "clear the build cache outside of the jail"
     } else {
