@@ -54,8 +54,8 @@ impl<'a> Programs<'a> {
     }
 
     /// Adds a program that is not on PATH, at another path than its own.
-    pub fn add_at(&mut self, path: &Path, dst: &Path) -> Result<(), Failure> {
-        self.add_file(path, dst, 0).map(drop)
+    pub fn add_at(&mut self, path: &Path, dst: &Path) -> Result<PathBuf, Failure> {
+        self.add_file(path, dst, 0)
     }
 
     /// Whether `name` can be added.
@@ -63,9 +63,17 @@ impl<'a> Programs<'a> {
         self.find(OsStr::new(name)).is_ok()
     }
 
-    /// PATH inside: the directories that programs were found in.
+    /// PATH inside: the directories that programs were found in, and those of the user's PATH that the policy shows.
     pub fn path_var(&self) -> String {
-        let dirs: Vec<_> = self.dirs.iter().map(|dir| dir.to_string_lossy()).collect();
+        let shown = std::env::split_paths(&self.search)
+            .filter(|dir| self.shown.iter().any(|shown| dir.starts_with(shown)) && !self.dirs.contains(dir));
+        let dirs: Vec<String> = self
+            .dirs
+            .iter()
+            .cloned()
+            .chain(shown)
+            .filter_map(|dir| dir.to_str().map(str::to_owned))
+            .collect();
         dirs.join(":")
     }
 
@@ -212,7 +220,7 @@ pub fn docker_plugin(name: &str, docker_config: Option<&Path>) -> Option<PathBuf
         .find(|path| fs::metadata(path).is_ok_and(|found| is_program(&found)))
 }
 
-/// As [`Programs::find`] says it, for a directory.
+/// A directory, with its links resolved.
 pub fn directory(path: &Path) -> io::Result<PathBuf> {
     let real = path.canonicalize()?;
     if real.is_dir() { Ok(real) } else { Err(io::ErrorKind::NotADirectory.into()) }
@@ -276,6 +284,7 @@ mod tests {
         }
         assert_eq!(programs.add(root.join("plain").as_os_str()).unwrap_err().exit.code(), 126);
         programs.shown = vec!["/usr".into(), "/lib".into(), "/lib64".into(), "/bin".into()];
+        assert!(programs.path_var().split(':').any(|dir| dir == "/bin"), "{}", programs.path_var());
         assert!(
             programs.binds().iter().all(|bind| bind.dst.starts_with(&root) || bind.dst.starts_with("/etc"))
         );

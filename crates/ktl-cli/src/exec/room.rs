@@ -42,6 +42,8 @@ pub fn variables(
         ("HOME", home.to_owned()),
         ("TMPDIR", "/tmp".to_owned()),
         ("DOCKER_CONFIG", format!("{home}/docker")),
+        // By itself it lies below the former, which may be a read-only one of the user's.
+        ("BUILDX_CONFIG", format!("{home}/buildx")),
         ("XDG_CACHE_HOME", format!("{home}/cache")),
         ("XDG_CONFIG_HOME", format!("{home}/config")),
         ("XDG_DATA_HOME", format!("{home}/data")),
@@ -82,7 +84,7 @@ pub fn variables(
 
 /// The record of a builder in buildx's store (`store/nodegroup.go`), as `buildx create --driver remote` writes it.
 pub fn buildx_record() -> (PathBuf, String) {
-    let path = format!("{}/docker/buildx/instances/{BUILDX_NAME}", guest_path::CLIENT_CACHE);
+    let path = format!("{}/buildx/instances/{BUILDX_NAME}", guest_path::CLIENT_CACHE);
     let record = json!({
         "Name": BUILDX_NAME,
         "Driver": "remote",
@@ -107,6 +109,32 @@ fn policys_variables(policy: &Policy) -> BTreeSet<String> {
         .iter()
         .filter_map(|entry| entry.as_str()?.split_once('=').map(|(name, _)| name.to_owned()))
         .collect()
+}
+
+/// The program that a policy names.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ExecBin {
+    pub path: String,
+    pub args: Vec<String>,
+    pub arg0: Option<String>,
+    /// nsjail opens it on the host.
+    pub by_descriptor: bool,
+}
+
+pub fn exec_bin(policy: &Policy) -> Option<ExecBin> {
+    let json = policy.to_json();
+    let named = ["execBin", "exec_bin"].iter().find_map(|key| json.get(key))?;
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    Some(ExecBin {
+        path: named.get("path").and_then(text)?,
+        args: named
+            .get("arg")
+            .and_then(Value::as_array)
+            .map(|args| args.iter().filter_map(text).collect())
+            .unwrap_or_default(),
+        arg0: named.get("arg0").and_then(text),
+        by_descriptor: ["execFd", "exec_fd"].iter().any(|key| named.get(key) == Some(&Value::Bool(true))),
+    })
 }
 
 /// Directories that the policy shows at the path that they have on the host.
@@ -155,6 +183,23 @@ mod tests {
             let refused = variables(String::new(), brought, &[wrong.to_owned()], &policy, &env).unwrap_err();
             assert_eq!(refused.exit.code(), 2, "{wrong}");
         }
+    }
+
+    #[test]
+    fn reads_the_program_that_a_policy_names() {
+        let policy = Policy::parse(
+            "p",
+            b"exec_bin { path: \"/bin/x\" arg: \"-a\" arg: \"b\" arg0: \"n\" exec_fd: true }",
+        )
+        .unwrap();
+        let expected = ExecBin {
+            path: "/bin/x".to_owned(),
+            args: vec!["-a".to_owned(), "b".to_owned()],
+            arg0: Some("n".to_owned()),
+            by_descriptor: true,
+        };
+        assert_eq!(exec_bin(&policy), Some(expected));
+        assert_eq!(exec_bin(&Policy::builtin(Builtin::Strict)), None);
     }
 
     #[test]

@@ -123,7 +123,7 @@ mod tests {
         let _other = UnixListener::bind(root.join("plain/agent")).unwrap();
         symlink(root.join("a/docker.sock"), root.join("plain/link")).unwrap();
         let engine = root.join("b/engine");
-        for (src, refused) in [
+        for (src, expected) in [
             ("a/docker.sock", true),
             ("a", true),
             ("plain/link", true),
@@ -134,8 +134,8 @@ mod tests {
             ("plain", false),
         ] {
             let bind = HostBind { src: root.join(src), dst: "/x".into(), rw: false };
-            let found = super::refuse(&[bind], Some(&engine), &Env::default());
-            assert_eq!(found.is_err(), refused, "{src}");
+            let found = refuse(&[bind], Some(&engine), &Env::default());
+            assert_eq!(found.is_err(), expected, "{src}");
             if let Err(failure) = found {
                 assert_eq!(failure.exit.code(), 5, "{src}");
                 assert!(failure.hints[0].contains("--docker-socket"), "{src}");

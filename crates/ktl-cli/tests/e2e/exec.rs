@@ -192,6 +192,55 @@ fn a_policy_counts_as_it_is_written() {
 }
 
 #[test]
+fn a_policy_may_name_the_program_and_show_its_files() {
+    let world = World::new();
+    let shown = ["/usr", "/bin", "/lib", "/lib64"]
+        .map(|dir| format!("mount {{ src: \"{dir}\" dst: \"{dir}\" is_bind: true }}\n"));
+    let program = "exec_bin { path: \"/bin/sh\" arg: \"-c\" arg: \"echo $0; ls / | grep -c usr; exit 6\" arg0: \"named\" }\n";
+    world.write("own.cfg", format!("{}{program}", shown.concat()));
+    for way in WAYS {
+        let ran = run(&world, way, &["--sandbox-config", "own.cfg"]).ends_with(6);
+        assert_eq!(ran.stdout, "named\n1\n");
+        // Another program of the same policy: nothing of it needs binding, and PATH leads to the rest.
+        let ran = run(&world, way, &["--sandbox-config", "own.cfg", "--", "bash", "-c", "ls -d /usr"]).ok();
+        assert_eq!(ran.stdout, "/usr\n");
+    }
+}
+
+#[test]
+fn a_login_is_given_by_hand() {
+    let world = World::new();
+    let login = world.write("home/.docker/config.json", "{}");
+    let bind = format!("{}:/login/config.json", login.display());
+    for way in WAYS {
+        let text = "read -r line < $DOCKER_CONFIG/config.json; echo $line";
+        let args = ["--sandbox-bind", &bind, "--env", "DOCKER_CONFIG=/login", "--", "bash", "-c", text];
+        assert_eq!(run(&world, way, &args).stdout, "{}\n");
+    }
+}
+
+#[test]
+fn tls_ends_outside() {
+    let scratch = ScratchDir::new("exec-tls").unwrap();
+    let options = xtask::parts::Options { tls: true, ..Default::default() };
+    let daemon = xtask::parts::Buildkitd::start(&scratch.join("d"), &options).unwrap();
+    let tls = daemon.tls().unwrap();
+    let world = World::new();
+    world.write("ctx/Dockerfile", "FROM scratch\nCOPY Dockerfile /f\n");
+    let certificates = tls.client_dir.display().to_string();
+    for way in WAYS {
+        let jail = ["--builder", &tls.address, "--tlsdir", &certificates, "--", "buildctl"];
+        let mut command = exec(&world, way, &jail);
+        command
+            .args(["build", "--frontend", "dockerfile.v0", "--local", "context=.", "--local", "dockerfile=."])
+            .args(["--output", "type=tar,dest=/bk-cache/out.tar"])
+            .env("PATH", world.with_clients());
+        world.run(&mut command).ok();
+        fs::remove_file(world.path("home/.cache/ktl/exec/out.tar")).unwrap();
+    }
+}
+
+#[test]
 fn daemons_sockets_are_not_bound() {
     let world = World::new();
     fs::create_dir(world.path("d")).unwrap();

@@ -41,13 +41,12 @@ use crate::ui::Ui;
 /// of images) and refuses containers, exec, volumes and networks: its socket itself would make the program root on this host.
 /// containerd has no such gate: see --containerd-socket.
 ///
-/// Registry logins stay outside. To give them to the program: --sandbox-bind ~/.docker/config.json:/bk-cache/docker/config.json
-/// with a writable file of that name below --cache-dir, or --env for a token.
+/// Registry logins stay outside. To give docker or buildctl one: --sandbox-bind FILE:/login/config.json --env DOCKER_CONFIG=/login
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct ExecArgs {
-    /// The program and its arguments, after `--`
-    #[arg(value_name = "CMD", last = true, required = true)]
+    /// The program and its arguments, after `--` [default: exec_bin of the policy that --sandbox-config names]
+    #[arg(value_name = "CMD", last = true)]
     command: Vec<OsString>,
     /// Directory that is shown at /workspace, read-only
     #[arg(long, value_name = "DIR", default_value = ".")]
@@ -97,19 +96,16 @@ pub fn run(args: &ExecArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let facts = facts(env)?;
     let sandbox = plan::sandbox_plan(&args.jail, false, env, &facts)?;
     let context = directory("--context", &facts.cwd.join(&args.context))?;
-    let name = Path::new(args.command.first().map_or(OsStr::new(""), OsString::as_os_str));
-    let tool = name.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
-
-    let is_dockers = ["docker", "buildx", "docker-buildx"].contains(&tool.as_ref());
-    let engine = sockets::engine(args.docker_socket.as_deref(), is_dockers, env, &facts.cwd)?;
-    sockets::refuse(&sandbox.binds, engine.as_deref(), env)?;
     let runtime = runtime::find(&sandbox)?;
     let policy = launch::policy(&sandbox)?;
+    let errand = Errand::of(args, &policy)?;
 
+    let engine = sockets::engine(args.docker_socket.as_deref(), errand.is_dockers(), env, &facts.cwd)?;
+    sockets::refuse(&sandbox.binds, engine.as_deref(), env)?;
     let mut programs =
         Programs::new(env.get("PATH").unwrap_or_default(), &facts.cwd, &context, room::shown(&policy));
-    let program = programs.add(name.as_os_str())?;
-    add_companions(&mut programs, &tool, args, env, &ui)?;
+    let program = errand.add_to(&mut programs)?;
+    add_companions(&mut programs, &errand, args, env, &ui)?;
 
     let (builder, tls) = find_builder(args, env, &ui)?;
     let brought = Brought {
@@ -120,8 +116,25 @@ pub fn run(args: &ExecArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
             .is_some_and(|builder| engine.is_none() || (builder.demanded && args.docker_socket.is_none())),
     };
     let ways = Ways::open(builder.map(|builder| (builder, tls)), engine.as_deref(), &facts, env)?;
-    let overrides = overrides(args, &facts, env, &sandbox, &policy, &programs, &ways, &context, brought)?;
     let cache = cache(args, &facts, env)?;
+    let mut binds = vec![
+        launch::bind(&launch::staged(&plan::cache_dir(env, &facts)?)?, guest_path::BINARY, false),
+        launch::bind(&context, guest_path::CONTEXT, false),
+        launch::bind(&cache, guest_path::CLIENT_CACHE, true),
+    ];
+    binds.extend(programs.binds());
+    binds.extend(ways.binds());
+    binds.extend(containerd(args, &facts, &ui)?);
+    binds.extend(sandbox.binds.iter().map(|user| launch::bind(&user.src, &user.dst, user.rw)));
+    let overrides = Overrides {
+        tenant: Tenant::Program,
+        binds,
+        env: variables(&sandbox, room::variables(programs.path_var(), brought, &args.env, &policy, env)?),
+        cwd: sandbox.workdir.clone(),
+        pass_fds: vec![fd::PLAN, fd::CONTROL, fd::RESULT],
+        host_env: env.all_text(),
+        ..Overrides::default()
+    };
     let settled = launch::jail(policy, overrides, vec![(cache, guest_path::CLIENT_CACHE.into())])?;
     let prepared = launch::ready(runtime, settled, &sandbox, None, &ui)?;
     let plan = ExecPlan {
@@ -129,7 +142,7 @@ pub fn run(args: &ExecArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
         nonce: facts.nonce.clone(),
         verbose,
         program,
-        argv: args.command.clone(),
+        argv: errand.argv,
         files: if brought.buildx { vec![room::buildx_record()] } else { Vec::new() },
         promises: Some(prepared.promises()),
     };
@@ -145,6 +158,63 @@ pub fn run(args: &ExecArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     }
     drop(tidier);
     outcome
+}
+
+/// What to run.
+#[derive(Debug)]
+struct Errand {
+    /// The program's name for itself, and its arguments.
+    argv: Vec<OsString>,
+    program: Program,
+}
+
+#[derive(Debug)]
+enum Program {
+    /// To be found on this host and shown.
+    Found(OsString),
+    /// The policy's own, at a path that the policy itself shows.
+    Shown(PathBuf),
+}
+
+impl Errand {
+    fn of(args: &ExecArgs, policy: &Policy) -> Result<Errand, Failure> {
+        if let Some(name) = args.command.first() {
+            return Ok(Errand { argv: args.command.clone(), program: Program::Found(name.clone()) });
+        }
+        let Some(named) = room::exec_bin(policy) else {
+            return Err(Failure::usage("no program is given")
+                .hint("It stands after `--`, as in `ktl sandbox exec -- docker buildx build .`; or name a policy with an exec_bin."));
+        };
+        let name = named.arg0.unwrap_or_else(|| named.path.clone());
+        let argv = std::iter::once(name).chain(named.args).map(OsString::from).collect();
+        // What nsjail executes by its descriptor need not be in the jail; here it is shown.
+        let program = match named.by_descriptor {
+            true => Program::Found(named.path.into()),
+            false => Program::Shown(named.path.into()),
+        };
+        Ok(Errand { argv, program })
+    }
+
+    /// The program's name without its directory.
+    fn tool(&self) -> String {
+        let path = match &self.program {
+            Program::Found(name) => Path::new(name),
+            Program::Shown(path) => path,
+        };
+        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    fn is_dockers(&self) -> bool {
+        ["docker", "buildx", "docker-buildx"].contains(&self.tool().as_str())
+    }
+
+    /// The path to start it by.
+    fn add_to(&self, programs: &mut Programs<'_>) -> Result<PathBuf, Failure> {
+        match &self.program {
+            Program::Found(name) => programs.add(name),
+            Program::Shown(path) => Ok(path.clone()),
+        }
+    }
 }
 
 fn directory(flag: &str, path: &Path) -> Result<PathBuf, Failure> {
@@ -163,7 +233,7 @@ fn cache(args: &ExecArgs, facts: &Facts, env: &Env) -> Result<PathBuf, Failure> 
 /// `--program`, and what well-known programs call.
 fn add_companions(
     programs: &mut Programs<'_>,
-    tool: &str,
+    errand: &Errand,
     args: &ExecArgs,
     env: &Env,
     ui: &Ui,
@@ -172,10 +242,11 @@ fn add_companions(
     for name in &args.program {
         programs.add(name)?;
     }
-    match tool {
+    match errand.tool().as_str() {
         "docker" => match program::docker_plugin(BUILDX, env.docker_config_dir().as_deref()) {
             Some(plugin) => {
-                programs.add_at(&plugin, &Path::new("/usr/libexec/docker/cli-plugins").join(BUILDX))
+                let place = Path::new("/usr/libexec/docker/cli-plugins").join(BUILDX);
+                programs.add_at(&plugin, &place).map(drop)
             }
             None => {
                 if args.command.get(1).is_some_and(|word| word == "buildx") {
@@ -257,54 +328,27 @@ impl Ways {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the one place where everything of a jail comes together")]
-fn overrides(
-    args: &ExecArgs,
-    facts: &Facts,
-    env: &Env,
-    sandbox: &SandboxPlan,
-    policy: &Policy,
-    programs: &Programs<'_>,
-    ways: &Ways,
-    context: &Path,
-    brought: Brought,
-) -> Result<Overrides, Failure> {
-    let staged = launch::staged(&plan::cache_dir(env, facts)?)?;
-    let mut binds = vec![
-        launch::bind(&staged, guest_path::BINARY, false),
-        launch::bind(context, guest_path::CONTEXT, false),
-        launch::bind(&cache(args, facts, env)?, guest_path::CLIENT_CACHE, true),
-    ];
-    binds.extend(programs.binds());
-    binds.extend(ways.binds());
-    if let Some(socket) = &args.containerd_socket {
-        let socket = facts.cwd.join(socket);
-        if !sockets::is_socket(&socket) {
-            return Err(Failure::usage(format!("--containerd-socket {}: is no socket", socket.display())));
-        }
-        Ui { verbose: false, quiet: false }.line(format_args!(
-            "WARNING: containerd's socket is in the jail: the program controls containerd, which is root on this host"
-        ));
-        binds.push(launch::bind(&socket, room::CONTAINERD_SOCKET, true));
+/// `--containerd-socket`, which is never brought in silently.
+fn containerd(args: &ExecArgs, facts: &Facts, ui: &Ui) -> Result<Option<Bind>, Failure> {
+    let Some(socket) = &args.containerd_socket else {
+        return Ok(None);
+    };
+    let socket = facts.cwd.join(socket);
+    if !sockets::is_socket(&socket) {
+        return Err(Failure::usage(format!("--containerd-socket {}: is no socket", socket.display())));
     }
-    binds.extend(sandbox.binds.iter().map(|user| launch::bind(&user.src, &user.dst, user.rw)));
+    ui.line(format_args!(
+        "WARNING: containerd's socket is in the jail: the program controls containerd, which is root on this host"
+    ));
+    Ok(Some(launch::bind(&socket, room::CONTAINERD_SOCKET, true)))
+}
 
-    let mut variables = sandbox.env.clone();
-    for (name, value) in room::variables(programs.path_var(), brought, &args.env, policy, env)? {
-        variables.retain(|(other, _)| *other != name);
-        variables.push((name, value));
-    }
-    let mut host_env = env.all_text();
-    host_env.retain(|name, _| !name.starts_with("KTL_SANDBOX_"));
-    Ok(Overrides {
-        tenant: Tenant::Program,
-        binds,
-        env: variables,
-        cwd: sandbox.workdir.clone(),
-        pass_fds: vec![fd::PLAN, fd::CONTROL, fd::RESULT],
-        host_env,
-        ..Overrides::default()
-    })
+/// The variables of every jail, with those of this one over them.
+fn variables(sandbox: &SandboxPlan, over: Vec<(String, String)>) -> Vec<(String, String)> {
+    let mut all = sandbox.env.clone();
+    all.retain(|(name, _)| !over.iter().any(|(other, _)| other == name));
+    all.extend(over);
+    all
 }
 
 /// What the program asked of the Engine and was refused.
