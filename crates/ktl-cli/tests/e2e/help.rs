@@ -12,6 +12,7 @@ fn help_is_as_reviewed() {
         ("ktl-completion", &["completion", "--help"]),
         ("ktl-man", &["man", "--help"]),
         ("ktl-sandbox", &["sandbox", "--help"]),
+        ("ktl-sandbox-exec", &["sandbox", "exec", "--help"]),
         ("ktl-sandbox-probe", &["sandbox", "probe", "--help"]),
         ("ktl-sandbox-doctor", &["sandbox", "doctor", "--help"]),
         ("ktl-sandbox-policy", &["sandbox", "policy", "--help"]),

@@ -76,6 +76,22 @@ impl World {
         command
     }
 
+    /// A PATH with the real clients of the parts in front, docker's plugin buildx in its place below HOME.
+    pub fn with_clients(&self) -> String {
+        let plugins = self.path("home/.docker/cli-plugins");
+        fs::create_dir_all(&plugins).unwrap();
+        let plugin = plugins.join("docker-buildx");
+        if !plugin.exists() {
+            std::os::unix::fs::symlink(xtask::tools::buildx().unwrap(), plugin).unwrap();
+        }
+        let dirs = [
+            xtask::parts::DockerEngine::client_dir().unwrap(),
+            xtask::tools::buildctl().unwrap().parent().unwrap().to_owned(),
+        ];
+        let dirs: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+        format!("{}:/usr/bin:/bin", dirs.join(":"))
+    }
+
     /// `ktl build ctx …`.
     pub fn build(&self, args: &[&str]) -> Ran {
         self.run(self.command().args(["build", "ctx"]).args(args))

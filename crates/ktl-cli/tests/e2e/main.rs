@@ -4,6 +4,7 @@
 
 mod container;
 mod context;
+mod exec;
 mod failures;
 mod help;
 mod invariants;
@@ -16,3 +17,4 @@ mod sandbox;
 mod stdio;
 mod trust;
 mod user;
+mod wrappers;
