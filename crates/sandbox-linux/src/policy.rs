@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::os::fd::RawFd;
 
 use miette::Diagnostic as _;
 use prost_reflect::{Cardinality, DynamicMessage, Kind, ReflectMessage as _, Value};
@@ -155,6 +156,12 @@ impl Policy {
     /// In nsjail's JSON form.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::to_value(proto::reflect(&self.config)).unwrap_or_default()
+    }
+
+    /// Numbers of the descriptors that the policy wants passed (`pass_fd`). Whoever starts the jail decides which of its own
+    /// they are, and lists them in the overrides.
+    pub fn pass_fds(&self) -> &[RawFd] {
+        &self.config.pass_fd
     }
 
     pub(crate) fn config(&self) -> &NsJailConfig {

@@ -10,3 +10,4 @@ mod rig;
 mod root;
 mod signals;
 mod views;
+mod written;
