@@ -1,6 +1,7 @@
 //! Real jails, through the real nsjail and by the native runtime: as root when the tests run as root, and as a plain user in any case (root
 //! starts this very program again under an unused id). One binary, because linking is what tests here cost most.
 
+mod daemon;
 mod escapes;
 mod guest;
 mod kafel;
