@@ -12,7 +12,6 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::commands::sandbox::SandboxArgs;
 use crate::display::Mode;
 use crate::exit;
-use crate::tidy;
 
 /// Build container images from inside a jail
 ///
@@ -33,9 +32,39 @@ pub struct Cli {
 pub enum Command {
     Build(Box<BuildArgs>),
     Sandbox(Box<SandboxArgs>),
-    /// Clears up after a ktl that was killed; started by ktl itself
-    #[command(name = tidy::COMMAND, hide = true)]
-    Tidy,
+    DialStdio(DialStdioArgs),
+    Completion(CompletionArgs),
+    Man(ManArgs),
+}
+
+/// Pass a connection to the builder over stdin and stdout
+///
+/// For a client that reaches this machine by a program alone, as over ssh: `ssh host ktl dial-stdio` is a connection to the
+/// builder there. Ends when the builder does.
+#[derive(Debug, Args)]
+pub struct DialStdioArgs {
+    #[command(flatten)]
+    pub builder: BuilderFlags,
+}
+
+/// Print a completion script for a shell
+///
+/// For bash: ktl completion bash > ~/.local/share/bash-completion/completions/ktl
+#[derive(Debug, Args)]
+pub struct CompletionArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// Write the manual pages into a directory
+///
+/// The same text as --help, for man(1): ktl man ~/.local/share/man/man1
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Directory that the pages go to
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
 }
 
 /// Build an image from a Dockerfile

@@ -37,11 +37,17 @@ fn main() -> ExitCode {
     if env.get(env::KTL_SANDBOX_ACTIVE).is_some() {
         return guest::main(&env);
     }
+    // Nothing that a person types, so no part of the command line that is explained and completed.
+    if std::env::args_os().nth(1).is_some_and(|word| word == tidy::COMMAND) {
+        return tidy::run().into();
+    }
     let cli = cli::Cli::parse();
     let result = match &cli.command {
         cli::Command::Build(args) => commands::build::run(args, cli.verbose, &env),
         cli::Command::Sandbox(args) => commands::sandbox::run(args, cli.verbose, &env),
-        cli::Command::Tidy => Ok(tidy::run()),
+        cli::Command::DialStdio(args) => commands::dial_stdio::run(args, cli.verbose, &env),
+        cli::Command::Completion(args) => commands::completion::run(args),
+        cli::Command::Man(args) => commands::man::run(args),
     };
     match result {
         Ok(exit) => exit.into(),

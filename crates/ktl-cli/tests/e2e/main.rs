@@ -13,5 +13,6 @@ mod ktl;
 mod parity;
 mod results;
 mod sandbox;
+mod stdio;
 mod trust;
 mod user;
