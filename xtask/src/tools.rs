@@ -11,6 +11,7 @@ use crate::{command, workspace};
 
 /// The module that pins BuildKit's programs; its require lines are the only place where their versions are written.
 const GO_MOD: &str = include_str!("../tools/go.mod");
+const ENGINE_GO_MOD: &str = include_str!("../engine/go.mod");
 
 /// One program, and what makes an already installed one good enough.
 #[derive(Debug)]
@@ -74,12 +75,40 @@ const BUILDX: &str = "github.com/docker/buildx";
 
 /// The version of BuildKit that setup builds, without the `v`.
 pub fn buildkit_version() -> &'static str {
-    required(BUILDKIT)
+    required(GO_MOD, BUILDKIT)
 }
 
 /// The version of buildx that setup builds, without the `v`.
 pub fn buildx_version() -> &'static str {
-    required(BUILDX)
+    required(GO_MOD, BUILDX)
+}
+
+/// The version of the new Docker Engine that setup builds, without the `v`.
+pub fn engine_version() -> &'static str {
+    required(ENGINE_GO_MOD, "github.com/moby/moby/v2")
+}
+
+/// The version of the containerd that setup builds beside it, without the `v`.
+pub fn engine_containerd_version() -> &'static str {
+    required(ENGINE_GO_MOD, "github.com/containerd/containerd/v2")
+}
+
+/// Where setup puts that engine: `dockerd`, `containerd`, `containerd-shim-runc-v2` and `ctr`, all static.
+pub fn engine_dir() -> PathBuf {
+    workspace::tools_dir().join(format!(
+        "engine-{}-containerd-{}",
+        engine_version(),
+        engine_containerd_version()
+    ))
+}
+
+/// That directory, once setup has made it.
+pub fn engine() -> Result<PathBuf> {
+    let dir = engine_dir();
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    anyhow::bail!("the new Docker Engine is not there; `cargo xtask setup` builds it")
 }
 
 impl Tool {
@@ -116,9 +145,11 @@ impl Check {
             Check::Present => true,
             Check::Static => is_static(program),
             Check::Option(option) => said("--help").is_some_and(|help| help.contains(option)),
-            Check::Module { argument, module } => said(argument)
-                .and_then(|text| first_version(&text))
-                .is_some_and(|found| first_version(required(module)).is_some_and(|wanted| found >= wanted)),
+            Check::Module { argument, module } => {
+                said(argument).and_then(|text| first_version(&text)).is_some_and(|found| {
+                    first_version(required(GO_MOD, module)).is_some_and(|wanted| found >= wanted)
+                })
+            }
         }
     }
 }
@@ -166,11 +197,11 @@ fn is_static(program: &Path) -> bool {
     head.starts_with(b"\x7fELF") && !head.windows(4).any(|window| window == b"/ld-")
 }
 
-/// The version (without `v`) that `xtask/tools/go.mod` requires of a module; empty when it requires none.
-fn required(module: &str) -> &'static str {
-    GO_MOD
+/// The version (without `v`) that a go.mod requires of a module; empty when it requires none.
+fn required(go_mod: &'static str, module: &str) -> &'static str {
+    go_mod
         .lines()
-        .filter_map(|line| line.trim().strip_prefix(module)?.trim().strip_prefix('v'))
+        .filter_map(|line| line.trim().strip_prefix(module)?.strip_prefix(' ')?.trim().strip_prefix('v'))
         .map(|rest| rest.split_whitespace().next().unwrap_or(""))
         .next()
         .unwrap_or("")
@@ -208,9 +239,11 @@ mod tests {
     }
 
     #[test]
-    fn the_go_module_requires_both_programs() {
+    fn the_go_modules_require_the_programs() {
         assert!(first_version(buildkit_version()).is_some(), "{:?}", buildkit_version());
         assert!(first_version(buildx_version()).is_some(), "{:?}", buildx_version());
+        assert!(first_version(engine_version()).is_some(), "{:?}", engine_version());
+        assert!(first_version(engine_containerd_version()).is_some(), "{:?}", engine_containerd_version());
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub const KTL_SANDBOX_RUNTIME: &str = "KTL_SANDBOX_RUNTIME";
 pub const KTL_CACHE_DIR: &str = "KTL_CACHE_DIR";
 /// Directory of docker's `config.json`; default `~/.docker`.
 pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
+/// The Docker Engine, as docker reads it.
+pub const DOCKER_HOST: &str = "DOCKER_HOST";
 /// Becomes the build argument of that name, as in docker buildx.
 pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// Set to anything, no colour is used (no-color.org).
@@ -67,6 +69,12 @@ impl Env {
 
     pub fn path(&self, name: &str) -> Option<PathBuf> {
         self.get(name).map(PathBuf::from)
+    }
+
+    /// Everything that is text, for a policy that asks for variables of the host.
+    pub fn all_text(&self) -> std::collections::BTreeMap<String, String> {
+        let text = |value: &OsString| value.to_str().map(str::to_owned);
+        self.vars.iter().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect()
     }
 
     /// Whether the terminal says that it cannot move its cursor.

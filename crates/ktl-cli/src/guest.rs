@@ -26,6 +26,7 @@ use crate::broker::BrokerClient;
 use crate::cancel::{self, Cancel};
 use crate::display::{self, Display, Mode};
 use crate::env::{self, Env};
+use crate::exec;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 use crate::look;
@@ -86,6 +87,11 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
             let connection = plan.ask_builder.then(|| take(fd::CONNECTION)).transpose()?;
             let looked = look::around(&plan, proof, connection)?;
             return hand_out(take(fd::RESULT)?, &looked).map(|()| Exit::Ok);
+        }
+        GuestPlan::Exec(plan) => {
+            let result = take(fd::RESULT)?;
+            let ended = exec::run(&plan, take(fd::CONTROL)?)?;
+            return hand_out(result, &ended).map(|()| Exit::Ok);
         }
     };
     for path in &plan.probes {

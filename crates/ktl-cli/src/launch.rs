@@ -15,12 +15,13 @@ use sandbox_linux::{
 };
 use serde::de::DeserializeOwned;
 
+use crate::exec::Ended;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 use crate::guest::{GuestResult, fd};
 use crate::look::Looked;
 use crate::outputs::Opened;
-use crate::plan::{BuildPlan, GuestOutput, HostPlan, LookPlan, SandboxPlan, Sealing, guest_path};
+use crate::plan::{BuildPlan, ExecPlan, GuestOutput, HostPlan, LookPlan, SandboxPlan, Sealing, guest_path};
 use crate::runtime;
 use crate::stage;
 use crate::ui::Ui;
@@ -112,10 +113,21 @@ pub fn open(
     way_out: Option<&'static str>,
     ui: &Ui,
 ) -> Result<Prepared, Failure> {
-    let runtime = runtime::find(sandbox).map_err(|failure| failure.hints(way_out.map(str::to_owned)))?;
-    let Settled { jail, policy, writable } = policy(sandbox)
-        .and_then(|policy| settle(policy, rooms, sandbox))
-        .map_err(|failure| failure.hints(way_out.map(str::to_owned)))?;
+    let hinted = |failure: Failure| failure.hints(way_out.map(str::to_owned));
+    let runtime = runtime::find(sandbox).map_err(hinted)?;
+    let settled = policy(sandbox).and_then(|policy| settle(policy, rooms, sandbox)).map_err(hinted)?;
+    ready(runtime, settled, sandbox, way_out, ui)
+}
+
+/// Makes a settled jail ready to start: tells what was corrected, and hands over what the guest must be able to write to.
+pub fn ready(
+    runtime: Runtime,
+    settled: Settled,
+    sandbox: &SandboxPlan,
+    way_out: Option<&'static str>,
+    ui: &Ui,
+) -> Result<Prepared, Failure> {
+    let Settled { jail, policy, writable } = settled;
     for correction in jail.corrections() {
         ui.note(format_args!("[sandbox] {}: {correction}", policy.name()));
     }
@@ -137,17 +149,8 @@ pub fn open(
 
 /// The jail without anybody who starts it.
 pub fn settle(policy: Policy, rooms: Rooms<'_>, sandbox: &SandboxPlan) -> Result<Settled, Failure> {
-    let name = policy.name().to_owned();
-    let staged = stage::stage(rooms.cache).map_err(|error| {
-        let failure = Failure::sandbox(format!("failed to stage ktl for the jail: {}", chain(&error)));
-        match error {
-            stage::StageError::Dynamic => {
-                failure.hint("Build it with `cargo build` in ktl's own checkout, which links statically.")
-            }
-            _ => failure.hint("The cache directory can be moved with KTL_CACHE_DIR."),
-        }
-    })?;
-    let cache = guest_cache(rooms.cache)?;
+    let staged = staged(rooms.cache)?;
+    let cache = private_dir(&rooms.cache.join("guest"))?;
     let mut binds = vec![
         bind(&staged, guest_path::BINARY, false),
         bind(rooms.context, guest_path::CONTEXT, false),
@@ -171,6 +174,29 @@ pub fn settle(policy: Policy, rooms: Rooms<'_>, sandbox: &SandboxPlan) -> Result
         pass_fds: rooms.fds,
         ..Overrides::default()
     };
+    jail(policy, overrides, writable)
+}
+
+/// The staged copy of ktl, which is what every jail starts with.
+pub fn staged(cache: &Path) -> Result<PathBuf, Failure> {
+    stage::stage(cache).map_err(|error| {
+        let failure = Failure::sandbox(format!("failed to stage ktl for the jail: {}", chain(&error)));
+        match error {
+            stage::StageError::Dynamic => {
+                failure.hint("Build it with `cargo build` in ktl's own checkout, which links statically.")
+            }
+            _ => failure.hint("The cache directory can be moved with KTL_CACHE_DIR."),
+        }
+    })
+}
+
+/// A jail of this policy; `writable` are host directories in it and where they are inside.
+pub fn jail(
+    policy: Policy,
+    overrides: Overrides,
+    writable: Vec<(PathBuf, PathBuf)>,
+) -> Result<Settled, Failure> {
+    let name = policy.name().to_owned();
     let caller = Caller::current()
         .map_err(|error| Failure::sandbox(format!("failed to learn who runs ktl: {error}")))?;
     let jail = Jail::new(policy.clone(), overrides, &caller)
@@ -187,7 +213,8 @@ pub fn settle(policy: Policy, rooms: Rooms<'_>, sandbox: &SandboxPlan) -> Result
     Ok(Settled { jail, policy, writable })
 }
 
-fn bind(src: &Path, dst: impl Into<PathBuf>, rw: bool) -> Bind {
+/// A host path in the jail that the guest may use as its owner may.
+pub fn bind(src: &Path, dst: impl Into<PathBuf>, rw: bool) -> Bind {
     Bind { src: src.to_owned(), dst: dst.into(), rw, idmap: true, is_dir: src.is_dir() }
 }
 
@@ -228,14 +255,13 @@ fn excerpt(text: &str, line: usize, column: usize) -> Option<String> {
     Some(format!("{number} | {source}\n{} | {mark}^", " ".repeat(number.len())))
 }
 
-/// The part of the cache that the guest may write to. The staged binary is not in it.
-fn guest_cache(cache: &Path) -> Result<PathBuf, Failure> {
-    let dir = cache.join("guest");
-    DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|error| {
+/// A directory of the user's alone for the guest to write to, made when missing. The staged binary is not in it.
+pub fn private_dir(dir: &Path) -> Result<PathBuf, Failure> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
         Failure::sandbox(format!("failed to create {}: {error}", dir.display()))
             .hint("Set KTL_CACHE_DIR to a directory of yours.")
     })?;
-    Ok(dir)
+    Ok(dir.to_owned())
 }
 
 /// What the guest is handed.
@@ -280,6 +306,26 @@ pub fn look(
         (_, Some(looked)) => Ok(looked),
         // The guest has said why on stderr.
         (exit, None) => Err(Failure::new(exit, format!("the guest ended with code {}", exit.code()))),
+    }
+}
+
+/// Starts a guest that runs another program. The first signal is passed on to that, the second one ends the jail.
+pub fn exec(
+    prepared: Prepared,
+    plan: &ExecPlan,
+    ui: &Ui,
+    after_fork: impl FnOnce() -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
+    let (control_guest, control_host) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+        .map_err(|error| Failure::internal(format!("failed to make the control pipe: {error}")))?;
+    let fds = vec![(control_guest, fd::CONTROL)];
+    match start(prepared, &Sealing::Exec(plan), fds, Some(control_host.into()), ui, after_fork)? {
+        (_, Some(Ended::Exited(0))) => Ok(Exit::Ok),
+        (_, Some(Ended::Exited(code))) => Ok(Exit::Guest(code)),
+        (_, Some(Ended::Signaled(signal))) => Ok(Exit::Signal(signal)),
+        (_, Some(Ended::NotStarted { code, why })) => Err(Failure::new(Exit::Guest(code), why)),
+        // Another signal has ended it, or the guest has said why on stderr.
+        (exit, None) => Ok(exit),
     }
 }
 

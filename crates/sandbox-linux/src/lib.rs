@@ -39,7 +39,7 @@ pub use caller::{Caller, Extent, NAMESPACES};
 pub use checkup::{id_maps_work, idmapped_mounts_work, namespace_works};
 pub use command::Command;
 pub use diff::{Difference, diff};
-pub use elf::is_static_elf;
+pub use elf::{elf_interpreter, is_static_elf};
 pub use explain::{Explained, explain};
 pub use fds::{read_sealed_memfd, sealed_memfd};
 pub use host::HostFacts;

@@ -18,13 +18,24 @@ pub struct DockerEngine {
 }
 
 impl DockerEngine {
-    /// Starts an engine with its state below `dir` (made when missing) and waits until it answers.
+    /// Starts the distribution's engine (Debian 12: 20.10, BuildKit 0.8, images in graph drivers) with its state below
+    /// `dir` (made when missing) and waits until it answers.
     pub fn start(dir: &Path) -> Result<DockerEngine> {
-        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-        let socket = dir.join("docker.sock");
         let dockerd = tools::dockerd()?.canonicalize().context("find dockerd")?;
         let containerd = tools::containerd()?.canonicalize().context("find containerd")?;
-        let mut start = Command::new(&dockerd);
+        DockerEngine::start_programs(&dockerd, &containerd, dir)
+    }
+
+    /// Starts the newest engine (API 1.55, BuildKit 0.31, images in containerd) the same way.
+    pub fn start_new(dir: &Path) -> Result<DockerEngine> {
+        let programs = tools::engine()?;
+        DockerEngine::start_programs(&programs.join("dockerd"), &programs.join("containerd"), dir)
+    }
+
+    fn start_programs(dockerd: &Path, containerd: &Path, dir: &Path) -> Result<DockerEngine> {
+        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        let socket = dir.join("docker.sock");
+        let mut start = Command::new(dockerd);
         start.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
         start.arg("--data-root").arg(dir.join("data")).arg("--exec-root").arg(dir.join("exec"));
         start
@@ -32,7 +43,8 @@ impl DockerEngine {
             .arg(dir.join("docker.pid"))
             .arg("-H")
             .arg(format!("unix://{}", socket.display()));
-        // It looks for containerd and the shims on PATH.
+        // Without `--containerd` it starts one of its own, with state and root below the directories above; it looks for
+        // that and the shims on PATH.
         let beside = [containerd.parent(), dockerd.parent(), tools::runc()?.parent()]
             .map(|dir| dir.map(Path::to_owned));
         let rest =
@@ -45,6 +57,16 @@ impl DockerEngine {
         };
         daemon.wait_until(answers)?;
         Ok(DockerEngine { daemon, socket })
+    }
+
+    /// The engine's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The daemon's process id as the host sees it; `None` when it has ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.daemon.pid()
     }
 
     /// Value of `DOCKER_HOST` for this engine.
@@ -68,7 +90,7 @@ impl DockerEngine {
     }
 }
 
-/// The client of the same package, or the machine's.
+/// The client of the distribution's package, or the machine's; it speaks to both engines.
 fn client_program() -> Result<PathBuf> {
     let dockerd = tools::dockerd()?.canonicalize().context("find dockerd")?;
     let packaged = dockerd.parent().and_then(Path::parent).map(|usr| usr.join("bin/docker"));

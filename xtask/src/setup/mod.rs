@@ -44,6 +44,7 @@ pub fn run() -> Result<()> {
     debian::unpacked("containerd", tools::containerd(), "containerd", "usr/bin/containerd")?;
     nsjail::install()?;
     go::install()?;
+    go::engine()?;
     images::busybox()?;
     images::debian()?;
     eprintln!("setup: complete after {:.1} s", started.elapsed().as_secs_f64());

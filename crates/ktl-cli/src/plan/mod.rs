@@ -22,8 +22,8 @@ use buildsvc::ssh::SshSpec;
 use sandbox_linux::Promises;
 use serde::{Deserialize, Serialize};
 
-pub use sandbox::{SandboxPlan, sandbox_plan};
-pub use sealed::{GuestPlan, LookPlan, Sealing};
+pub use sandbox::{HostBind, SandboxPlan, sandbox_plan};
+pub use sealed::{ExecPlan, GuestPlan, LookPlan, Sealing};
 
 use crate::broker::{AgentSource, SecretSource};
 use crate::cli::{BuildArgs, SandboxSwitch};
@@ -43,6 +43,8 @@ pub mod guest_path {
     pub const CACHE: &str = "/ktl-cache";
     pub const OUTPUT: &str = "/ktl-out";
     pub const BINARY: &str = "/ktl-bin/ktl";
+    /// The cache of a program that is not ktl, under the name that wrappers around nsjail gave it.
+    pub const CLIENT_CACHE: &str = "/bk-cache";
 }
 
 /// The part of the plan that the guest acts on.

@@ -1,6 +1,9 @@
 //! The document that crosses into the jail: what the guest is there for, and the terms on which it may start. The terms are
 //! the same for every purpose, because the proof comes before any of them.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
+
 use sandbox_linux::{Probe, Promises};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +14,7 @@ use super::BuildPlan;
 pub enum GuestPlan {
     Build(Box<BuildPlan>),
     Look(Box<LookPlan>),
+    Exec(Box<ExecPlan>),
 }
 
 /// As the host side writes it; the variants are those of [`GuestPlan`].
@@ -18,6 +22,7 @@ pub enum GuestPlan {
 pub enum Sealing<'a> {
     Build(&'a BuildPlan),
     Look(&'a LookPlan),
+    Exec(&'a ExecPlan),
 }
 
 /// A look around in the jail, without a build.
@@ -32,11 +37,27 @@ pub struct LookPlan {
     pub promises: Option<Promises>,
 }
 
+/// Another program, run in the jail.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecPlan {
+    pub version: u32,
+    pub nonce: String,
+    pub verbose: u8,
+    /// Absolute path inside.
+    pub program: PathBuf,
+    /// What the program is told as its name, and its arguments.
+    pub argv: Vec<OsString>,
+    /// Small files that the guest makes first. Only it can do so safely: an earlier program may have left a link in their way.
+    pub files: Vec<(PathBuf, String)>,
+    pub promises: Option<Promises>,
+}
+
 impl GuestPlan {
     pub fn version(&self) -> u32 {
         match self {
             GuestPlan::Build(plan) => plan.version,
             GuestPlan::Look(plan) => plan.version,
+            GuestPlan::Exec(plan) => plan.version,
         }
     }
 
@@ -44,6 +65,7 @@ impl GuestPlan {
         match self {
             GuestPlan::Build(plan) => &plan.nonce,
             GuestPlan::Look(plan) => &plan.nonce,
+            GuestPlan::Exec(plan) => &plan.nonce,
         }
     }
 
@@ -51,6 +73,7 @@ impl GuestPlan {
         match self {
             GuestPlan::Build(plan) => plan.verbose,
             GuestPlan::Look(plan) => plan.verbose,
+            GuestPlan::Exec(plan) => plan.verbose,
         }
     }
 
@@ -58,6 +81,7 @@ impl GuestPlan {
         match self {
             GuestPlan::Build(plan) => plan.promises.as_ref(),
             GuestPlan::Look(plan) => plan.promises.as_ref(),
+            GuestPlan::Exec(plan) => plan.promises.as_ref(),
         }
     }
 }

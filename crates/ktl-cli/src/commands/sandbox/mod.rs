@@ -1,6 +1,7 @@
-//! `ktl sandbox`: the jail, without a build.
+//! `ktl sandbox`: the jail, without a build of ktl's own.
 
 mod doctor;
+mod exec;
 mod policy;
 mod probe;
 
@@ -10,7 +11,7 @@ use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
-/// Look at the jail: what is visible in it, whether it can be had here, what a policy means
+/// Use the jail for other programs, and look at it: what is visible in it, whether it can be had here, what a policy means
 #[derive(Debug, Args)]
 pub struct SandboxArgs {
     #[command(subcommand)]
@@ -19,6 +20,7 @@ pub struct SandboxArgs {
 
 #[derive(Debug, Subcommand)]
 enum SandboxCommand {
+    Exec(Box<exec::ExecArgs>),
     Probe(probe::ProbeArgs),
     Doctor(doctor::DoctorArgs),
     Policy(policy::PolicyArgs),
@@ -26,6 +28,7 @@ enum SandboxCommand {
 
 pub fn run(args: &SandboxArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     match &args.command {
+        SandboxCommand::Exec(args) => exec::run(args, verbose, env),
         SandboxCommand::Probe(args) => probe::run(args, verbose, env),
         SandboxCommand::Doctor(args) => doctor::run(args, verbose, env),
         SandboxCommand::Policy(args) => policy::run(args, env),

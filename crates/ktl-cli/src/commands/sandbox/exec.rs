@@ -1,0 +1,325 @@
+//! `ktl sandbox exec`.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use sandbox_linux::{Bind, Overrides, Policy, Tenant};
+
+use crate::builder::{self, Candidate};
+use crate::cli::{BuilderFlags, JailFlags};
+use crate::commands::build::facts;
+use crate::dial;
+use crate::display::inert;
+use crate::env::{self, Env};
+use crate::exec::door::Door;
+use crate::exec::program::{self, Programs};
+use crate::exec::room::{self, Brought};
+use crate::exec::sockets;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::gate::{Gate, GateRecord};
+use crate::guest::fd;
+use crate::launch;
+use crate::outputs::staging_name;
+use crate::plan::{self, ExecPlan, Facts, SandboxPlan, guest_path};
+use crate::runtime;
+use crate::tidy::Tidier;
+use crate::tls::TlsFiles;
+use crate::ui::Ui;
+
+/// Run any program in the jail of a build
+///
+/// The program is found on PATH and shown in the jail with its loader, libraries or interpreter, and nothing else of the host:
+/// the context is at /workspace (read-only), a cache of its own at /bk-cache (writable, also its HOME), the builder behind
+/// /run/buildkit/buildkitd.sock. ktl starts first in there, proves the jail, and then starts the program. Of the policy that
+/// --sandbox-config names every word counts, its network included; ktl's own has no network.
+///
+/// A Docker Engine is reached through a gate that passes what a build needs (version and info, session, build, load and inspect
+/// of images) and refuses containers, exec, volumes and networks: its socket itself would make the program root on this host.
+/// containerd has no such gate: see --containerd-socket.
+///
+/// Registry logins stay outside. To give them to the program: --sandbox-bind ~/.docker/config.json:/bk-cache/docker/config.json
+/// with a writable file of that name below --cache-dir, or --env for a token.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct ExecArgs {
+    /// The program and its arguments, after `--`
+    #[arg(value_name = "CMD", last = true, required = true)]
+    command: Vec<OsString>,
+    /// Directory that is shown at /workspace, read-only
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    context: PathBuf,
+    /// Directory that is shown at /bk-cache, writable [default: exec in ktl's cache]
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Another program that the first one calls (repeatable). docker brings its plugin buildx, nerdctl brings buildctl
+    #[arg(long, value_name = "NAME")]
+    program: Vec<OsString>,
+    /// A variable for the program; NAME alone takes its value from the environment (repeatable)
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Reach this Docker Engine, through a gate that passes builds only; `none` for no Engine [default, for docker and buildx:
+    /// that of DOCKER_HOST, or /var/run/docker.sock]
+    #[arg(long, value_name = "PATH")]
+    docker_socket: Option<PathBuf>,
+    /// Show containerd's socket as it is. Whoever can write to it controls containerd and is root on this host: the program may
+    /// start privileged containers with any host path in them, and the jail holds nothing any more
+    #[arg(long, value_name = "PATH")]
+    containerd_socket: Option<PathBuf>,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    builder: BuilderFlags,
+    #[command(flatten)]
+    jail: JailFlags,
+}
+
+const AFTER_HELP: &str = "Examples:
+  ktl sandbox exec -- docker buildx build .                     docker's client, jailed, with ktl's builder
+  ktl sandbox exec --builder none --docker-socket /var/run/docker.sock -- docker buildx build . -t app
+  ktl sandbox exec -- buildctl build --frontend dockerfile.v0 --local context=. --local dockerfile=.
+  ktl sandbox exec --sandbox-bind ./out:/workspace/out:rw -- docker buildx build . -o out
+  ktl sandbox exec --program jq -- ./ci/build.sh                a script, and what it calls
+  ktl sandbox exec --sandbox-config ci.cfg --builder none -- bash
+
+`--builder none` brings no builder. The terminal is not the program's own: Ctrl-C reaches it through ktl, the first one as the
+signal itself, the second one ends the jail.
+
+Exit codes: the program's own, or 128+N when signal N ended it; 127 it was not found, 126 it cannot be run. Of ktl itself, with
+a line `ERROR: …`: 2 usage, 3 builder unreachable, 4 no jail or not proven, 5 a bind that no jail survives, 70 internal error";
+
+pub fn run(args: &ExecArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
+    let ui = Ui { verbose: verbose > 0, quiet: args.quiet };
+    let facts = facts(env)?;
+    let sandbox = plan::sandbox_plan(&args.jail, false, env, &facts)?;
+    let context = directory("--context", &facts.cwd.join(&args.context))?;
+    let name = Path::new(args.command.first().map_or(OsStr::new(""), OsString::as_os_str));
+    let tool = name.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
+
+    let is_dockers = ["docker", "buildx", "docker-buildx"].contains(&tool.as_ref());
+    let engine = sockets::engine(args.docker_socket.as_deref(), is_dockers, env, &facts.cwd)?;
+    sockets::refuse(&sandbox.binds, engine.as_deref(), env)?;
+    let runtime = runtime::find(&sandbox)?;
+    let policy = launch::policy(&sandbox)?;
+
+    let mut programs =
+        Programs::new(env.get("PATH").unwrap_or_default(), &facts.cwd, &context, room::shown(&policy));
+    let program = programs.add(name.as_os_str())?;
+    add_companions(&mut programs, &tool, args, env, &ui)?;
+
+    let (builder, tls) = find_builder(args, env, &ui)?;
+    let brought = Brought {
+        door: builder.is_some(),
+        gate: engine.is_some(),
+        buildx: builder
+            .as_ref()
+            .is_some_and(|builder| engine.is_none() || (builder.demanded && args.docker_socket.is_none())),
+    };
+    let ways = Ways::open(builder.map(|builder| (builder, tls)), engine.as_deref(), &facts, env)?;
+    let overrides = overrides(args, &facts, env, &sandbox, &policy, &programs, &ways, &context, brought)?;
+    let cache = cache(args, &facts, env)?;
+    let settled = launch::jail(policy, overrides, vec![(cache, guest_path::CLIENT_CACHE.into())])?;
+    let prepared = launch::ready(runtime, settled, &sandbox, None, &ui)?;
+    let plan = ExecPlan {
+        version: plan::VERSION,
+        nonce: facts.nonce.clone(),
+        verbose,
+        program,
+        argv: args.command.clone(),
+        files: if brought.buildx { vec![room::buildx_record()] } else { Vec::new() },
+        promises: Some(prepared.promises()),
+    };
+    let Ways { door, gate, tidier } = ways;
+    let mut serving = None;
+    let outcome = launch::exec(prepared, &plan, &ui, || {
+        door.map(|door| door.serve(ui)).transpose()?;
+        serving = gate.map(Gate::serve).transpose()?;
+        Ok(())
+    });
+    if let Some(serving) = serving {
+        tell(&serving.close(), &ui);
+    }
+    drop(tidier);
+    outcome
+}
+
+fn directory(flag: &str, path: &Path) -> Result<PathBuf, Failure> {
+    program::directory(path).map_err(|error| Failure::usage(format!("{flag} {}: {error}", path.display())))
+}
+
+/// `--cache-dir`, or a directory in ktl's own cache that no build uses.
+fn cache(args: &ExecArgs, facts: &Facts, env: &Env) -> Result<PathBuf, Failure> {
+    let dir = match &args.cache_dir {
+        Some(dir) => facts.cwd.join(dir),
+        None => plan::cache_dir(env, facts)?.join("exec"),
+    };
+    launch::private_dir(&dir)
+}
+
+/// `--program`, and what well-known programs call.
+fn add_companions(
+    programs: &mut Programs<'_>,
+    tool: &str,
+    args: &ExecArgs,
+    env: &Env,
+    ui: &Ui,
+) -> Result<(), Failure> {
+    const BUILDX: &str = "docker-buildx";
+    for name in &args.program {
+        programs.add(name)?;
+    }
+    match tool {
+        "docker" => match program::docker_plugin(BUILDX, env.docker_config_dir().as_deref()) {
+            Some(plugin) => {
+                programs.add_at(&plugin, &Path::new("/usr/libexec/docker/cli-plugins").join(BUILDX))
+            }
+            None => {
+                if args.command.get(1).is_some_and(|word| word == "buildx") {
+                    ui.note(format_args!("[sandbox] docker's plugin {BUILDX} was not found on this host"));
+                }
+                Ok(())
+            }
+        },
+        "nerdctl" if programs.has("buildctl") => programs.add(OsStr::new("buildctl")).map(drop),
+        _ => Ok(()),
+    }
+}
+
+/// The builder that answers, as for a build. One that nobody named may be missing.
+fn find_builder(
+    args: &ExecArgs,
+    env: &Env,
+    ui: &Ui,
+) -> Result<(Option<Candidate>, Option<TlsFiles>), Failure> {
+    if args.builder.builder.as_deref() == Some("none") {
+        return Ok((None, None));
+    }
+    let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
+    let candidates = builder::candidates(&args.builder, env)?;
+    match dial::dial(&candidates, tls.as_ref(), ui) {
+        Ok(connection) => {
+            let found = candidates.into_iter().find(|candidate| candidate.address == connection.address);
+            Ok((found, tls))
+        }
+        Err(failure) if candidates.iter().any(|candidate| candidate.demanded) => Err(failure),
+        Err(_) => {
+            ui.note(format_args!(
+                "[builder] none was found, so the program gets none; --builder names one, -v tells where ktl looked"
+            ));
+            Ok((None, None))
+        }
+    }
+}
+
+/// The ways out of the jail, listening and not yet served.
+#[derive(Debug)]
+struct Ways {
+    door: Option<Door>,
+    gate: Option<Gate>,
+    /// Removes their directory, also when ktl is killed. The last to go.
+    tidier: Option<Tidier>,
+}
+
+impl Ways {
+    fn open(
+        builder: Option<(Candidate, Option<TlsFiles>)>,
+        engine: Option<&Path>,
+        facts: &Facts,
+        env: &Env,
+    ) -> Result<Ways, Failure> {
+        if builder.is_none() && engine.is_none() {
+            return Ok(Ways { door: None, gate: None, tidier: None });
+        }
+        // A socket's path is short, and a cache's may not be.
+        let base = env.path("TMPDIR").filter(|dir| dir.is_absolute()).unwrap_or_else(|| "/tmp".into());
+        let dir = base.join(staging_name(&facts.nonce));
+        let failed = |error: std::io::Error| {
+            Failure::sandbox(format!("failed to make {} for the jail's sockets: {error}", dir.display()))
+        };
+        let mut tidier = Tidier::start().map_err(failed)?;
+        tidier.watch(&dir).map_err(failed)?;
+        DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
+        Ok(Ways {
+            door: builder.map(|(builder, tls)| Door::listen(&dir, builder, tls)).transpose()?,
+            gate: engine.map(|engine| Gate::listen(&dir, engine)).transpose()?,
+            tidier: Some(tidier),
+        })
+    }
+
+    fn binds(&self) -> Vec<Bind> {
+        let door = self.door.as_ref().map(|door| (door.socket(), room::BUILDER_SOCKET));
+        let gate = self.gate.as_ref().map(|gate| (gate.socket(), room::DOCKER_SOCKET));
+        door.into_iter().chain(gate).map(|(socket, dst)| launch::bind(socket, dst, true)).collect()
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the one place where everything of a jail comes together")]
+fn overrides(
+    args: &ExecArgs,
+    facts: &Facts,
+    env: &Env,
+    sandbox: &SandboxPlan,
+    policy: &Policy,
+    programs: &Programs<'_>,
+    ways: &Ways,
+    context: &Path,
+    brought: Brought,
+) -> Result<Overrides, Failure> {
+    let staged = launch::staged(&plan::cache_dir(env, facts)?)?;
+    let mut binds = vec![
+        launch::bind(&staged, guest_path::BINARY, false),
+        launch::bind(context, guest_path::CONTEXT, false),
+        launch::bind(&cache(args, facts, env)?, guest_path::CLIENT_CACHE, true),
+    ];
+    binds.extend(programs.binds());
+    binds.extend(ways.binds());
+    if let Some(socket) = &args.containerd_socket {
+        let socket = facts.cwd.join(socket);
+        if !sockets::is_socket(&socket) {
+            return Err(Failure::usage(format!("--containerd-socket {}: is no socket", socket.display())));
+        }
+        Ui { verbose: false, quiet: false }.line(format_args!(
+            "WARNING: containerd's socket is in the jail: the program controls containerd, which is root on this host"
+        ));
+        binds.push(launch::bind(&socket, room::CONTAINERD_SOCKET, true));
+    }
+    binds.extend(sandbox.binds.iter().map(|user| launch::bind(&user.src, &user.dst, user.rw)));
+
+    let mut variables = sandbox.env.clone();
+    for (name, value) in room::variables(programs.path_var(), brought, &args.env, policy, env)? {
+        variables.retain(|(other, _)| *other != name);
+        variables.push((name, value));
+    }
+    let mut host_env = env.all_text();
+    host_env.retain(|name, _| !name.starts_with("KTL_SANDBOX_"));
+    Ok(Overrides {
+        tenant: Tenant::Program,
+        binds,
+        env: variables,
+        cwd: sandbox.workdir.clone(),
+        pass_fds: vec![fd::PLAN, fd::CONTROL, fd::RESULT],
+        host_env,
+        ..Overrides::default()
+    })
+}
+
+/// What the program asked of the Engine and was refused.
+fn tell(record: &GateRecord, ui: &Ui) {
+    for refused in &record.refused {
+        ui.note(format_args!(
+            "[gate] refused {} {}: {}",
+            inert::text(&refused.method),
+            inert::text(&refused.path),
+            inert::text(&refused.reason)
+        ));
+    }
+    if !record.passed.is_empty() {
+        let passed: Vec<String> =
+            record.passed.iter().map(|(call, count)| format!("{call} {count}")).collect();
+        ui.verbose(format_args!("[gate] passed: {}", passed.join(", ")));
+    }
+}
