@@ -134,7 +134,7 @@ mod tests {
             ("plain", false),
         ] {
             let bind = HostBind { src: root.join(src), dst: "/x".into(), rw: false };
-            let found = super::refuse(&[bind], Some(&engine), &Env::default());
+            let found = refuse(&[bind], Some(&engine), &Env::default());
             assert_eq!(found.is_err(), refused, "{src}");
             if let Err(failure) = found {
                 assert_eq!(failure.exit.code(), 5, "{src}");

@@ -13,6 +13,9 @@ use xtask::parts::ScratchDir;
 use crate::rig::{bind, is_root, nsjail};
 
 const POLICY: &str = include_str!("../../../../sandbox/daemon.cfg");
+/// What ktl adds for a daemon without network.
+const VIEW: &str = "mount { dst: \"/sys\" fstype: \"sysfs\" } \
+                    mount { dst: \"/sys/fs/cgroup\" fstype: \"cgroup2\" rw: true }\n";
 /// Owns nothing on any host.
 const FIRST_ID: u32 = 0x7200_0000;
 
@@ -28,7 +31,7 @@ fn with_libraries(program: &Path, dst: &str) -> Vec<Bind> {
 
 fn jail(dir: &Path) -> Jail {
     let ids = format!("{{ inside_id: \"0\" outside_id: \"{FIRST_ID}\" count: 65536 }}");
-    let policy = format!("{POLICY}\nuidmap {ids}\ngidmap {ids}\n");
+    let policy = format!("{POLICY}{VIEW}uidmap {ids}\ngidmap {ids}\n");
     let room = |name: &str, dst: &str| {
         let path = dir.join(name);
         fs::create_dir_all(&path).unwrap();
