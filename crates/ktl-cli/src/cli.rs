@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 
+use crate::commands::builder::BuilderArgs;
 use crate::commands::sandbox::SandboxArgs;
 use crate::display::Mode;
 use crate::exit;
@@ -32,6 +34,7 @@ pub struct Cli {
 pub enum Command {
     Build(Box<BuildArgs>),
     Sandbox(Box<SandboxArgs>),
+    Builder(BuilderArgs),
     DialStdio(DialStdioArgs),
     Completion(CompletionArgs),
     Man(ManArgs),
@@ -172,10 +175,11 @@ pub struct DisplayFlags {
     pub quiet: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Builder")]
 pub struct BuilderFlags {
-    /// Address of the builder, unix://PATH or tcp://HOST:PORT [also: KTL_BUILDER, BUILDKIT_HOST]
+    /// Address of the builder, unix://PATH or tcp://HOST:PORT, or jail://[NAME] for a private one: a buildkitd that ktl runs in
+    /// a jail of its own [also: KTL_BUILDER, BUILDKIT_HOST]
     #[arg(long, value_name = "ADDRESS")]
     pub builder: Option<String>,
     /// CA certificate of the builder, PEM (tcp only)
@@ -193,6 +197,19 @@ pub struct BuilderFlags {
     /// Name in the builder's certificate [default: the host of the address]
     #[arg(long, value_name = "NAME")]
     pub tlsservername: Option<String>,
+    #[command(flatten)]
+    pub private: PrivateFlags,
+}
+
+/// How a private builder is run.
+#[derive(Debug, Default, Args)]
+pub struct PrivateFlags {
+    /// The buildkitd of a private builder [default: buildkitd on PATH]
+    #[arg(long, value_name = "PATH")]
+    pub buildkitd_bin: Option<PathBuf>,
+    /// Stop a private builder that nobody has used for this long, as it is started [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub idle_timeout: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -239,7 +256,7 @@ pub struct JailFlags {
     pub sandbox_logs: bool,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum RuntimeChoice {
     #[default]
     Auto,

@@ -16,13 +16,16 @@ use crate::dial;
 use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::private::{Network, start};
 use crate::tls::TlsFiles;
 use crate::ui::Ui;
 
 pub fn run(args: &DialStdioArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let ui = Ui { verbose: verbose > 0, quiet: false };
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
-    let connection = dial::dial(&builder::candidates(&args.builder, env)?, tls.as_ref(), &ui)?;
+    let candidates = builder::candidates(&args.builder, env)?;
+    let (candidates, _lease) = start::ensure(candidates, &args.builder.private, Network::Host, env, &ui)?;
+    let connection = dial::dial(&candidates, tls.as_ref(), &ui)?;
     let lost = |what: &'static str| {
         move |error: io::Error| Failure::new(Exit::Builder, format!("failed to {what}: {error}"))
     };

@@ -12,6 +12,7 @@ mod jail;
 mod kill;
 mod ktl;
 mod parity;
+mod private;
 mod results;
 mod sandbox;
 mod stdio;
