@@ -5,6 +5,7 @@ mod escapes;
 mod guest;
 mod kafel;
 mod native;
+mod parser;
 mod plain;
 mod rig;
 mod root;
