@@ -21,6 +21,9 @@ pub struct Extent {
 /// of `/proc/self/ns`.
 pub const NAMESPACES: [&str; 7] = ["user", "mnt", "pid", "ipc", "uts", "cgroup", "net"];
 
+/// The kind that a jail has only where its policy asks for it.
+pub(crate) const TIME: &str = "time";
+
 /// Facts about this process that decide how a jail is made.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -37,6 +40,10 @@ pub struct Caller {
     pub namespaces: BTreeMap<String, u64>,
     /// Mount points of this process, for finding submounts of a bind source.
     pub mount_points: Vec<Vec<u8>>,
+    /// The capabilities that the kernel knows, bit by bit: what the first process of a user namespace has.
+    pub capabilities: u64,
+    /// System call filters on this process, which a jail inherits; `None` where the kernel does not count them.
+    pub filters: Option<u32>,
 }
 
 impl Caller {
@@ -49,6 +56,8 @@ impl Caller {
         for (name, resource) in crate::limits::RESOURCES {
             hard_limits.insert(name, getrlimit(resource)?.1);
         }
+        let status = fs::read_to_string("/proc/self/status")?;
+        let filters = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:"));
         Ok(Caller {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
@@ -59,6 +68,8 @@ impl Caller {
             hard_limits,
             namespaces: namespaces()?,
             mount_points: crate::mountinfo::read()?.into_iter().map(|entry| entry.mount_point).collect(),
+            capabilities: known_capabilities(),
+            filters: filters.and_then(|count| count.trim().parse().ok()),
         })
     }
 
@@ -72,13 +83,25 @@ impl Caller {
     }
 }
 
-/// Inodes of this process's namespaces.
+/// Inodes of this process's namespaces; the one of time, which not every kernel has and few policies want, where it is.
 ///
 /// # Errors
 /// One of [`NAMESPACES`] cannot be read.
 pub(crate) fn namespaces() -> io::Result<BTreeMap<String, u64>> {
     let inode = |kind: &str| fs::metadata(format!("/proc/self/ns/{kind}")).map(|m| m.ino());
-    NAMESPACES.iter().map(|kind| Ok(((*kind).to_owned(), inode(kind)?))).collect()
+    let mut found: BTreeMap<String, u64> =
+        NAMESPACES.iter().map(|kind| Ok(((*kind).to_owned(), inode(kind)?))).collect::<io::Result<_>>()?;
+    if let Ok(time) = inode(TIME) {
+        found.insert(TIME.to_owned(), time);
+    }
+    Ok(found)
+}
+
+/// Bits of all capabilities of this kernel. Without an answer, those of Linux 5.9, which no later one took away.
+fn known_capabilities() -> u64 {
+    let last = fs::read_to_string("/proc/sys/kernel/cap_last_cap");
+    let last = last.ok().and_then(|last| last.trim().parse::<u32>().ok()).filter(|last| *last < 64);
+    u64::MAX >> (63 - last.unwrap_or(40))
 }
 
 /// Reads `/proc/PID/uid_map` or `gid_map`.

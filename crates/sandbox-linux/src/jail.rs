@@ -5,10 +5,13 @@
 //! be corrected is refused. The result is an effective policy, the list of [`Promises`] that the guest checks
 //! from inside, and, when root is the caller, the bind sources as detached mounts.
 
+mod env;
 mod ids;
+mod maps;
 mod mounts;
 mod place;
 mod process;
+mod program;
 mod staging;
 
 use std::collections::BTreeMap;
@@ -17,13 +20,24 @@ use std::io::{self, Read as _};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
-use crate::caller::{Caller, NAMESPACES};
+use crate::caller::{Caller, TIME};
 use crate::limits;
 use crate::policy::Policy;
 use crate::promises::Promises;
 use crate::proto::{self, NsJailConfig};
 
+pub use program::ExecBin;
 pub(crate) use staging::{STAGED_PREFIX, Staged};
+
+/// Whom a jail is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tenant {
+    /// ktl's own guest, which speaks with a builder: a policy gets what that needs and none of what it does not.
+    #[default]
+    Client,
+    /// Any program: the policy's own word counts, as nsjail would take it, but for what opens the host.
+    Program,
+}
 
 /// A host path to be seen inside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +56,10 @@ pub struct Bind {
 /// What ktl adds to a policy.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
-    /// Mounted after the policy's own entries, in this order.
+    /// Whom the jail is for.
+    pub tenant: Tenant,
+    /// Mounted after the policy's own entries, in this order. For a [`Tenant::Program`] they may be sockets; a policy's
+    /// stay outside.
     pub binds: Vec<Bind>,
     /// Environment of the guest. A policy's own `NAME=value` entries stay beside it unless named here.
     pub env: Vec<(String, String)>,
@@ -54,6 +71,8 @@ pub struct Overrides {
     pub pass_fds: Vec<RawFd>,
     /// Values for `prefix_src_env` and `prefix_dst_env`; a prefix that is not here is refused.
     pub prefix_env: BTreeMap<String, String>,
+    /// The host's environment, for the `keep_env` and `envar: "NAME"` of a [`Tenant::Program`]'s policy.
+    pub host_env: BTreeMap<String, String>,
 }
 
 /// A change made to a policy. Displays as one line.
@@ -117,7 +136,21 @@ pub struct Jail {
     staged: Vec<Staged>,
     /// Host paths that are not UTF-8: the stand-in in the message, and the bytes.
     raw_sources: Vec<(String, Vec<u8>)>,
+    /// Indices of mounts whose nosuid and nodev are the policy's to say.
+    own_flags: Vec<usize>,
+    exec_bin: Option<ExecBin>,
     by_root: bool,
+    /// Who writes the maps: newuidmap, newgidmap.
+    helpers: Helpers,
+    /// The guest is the caller on the host.
+    as_caller: bool,
+}
+
+/// Which maps the set-uid programs of subordinate ids write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Helpers {
+    pub uid: bool,
+    pub gid: bool,
 }
 
 impl Jail {
@@ -128,33 +161,67 @@ impl Jail {
     pub fn new(policy: Policy, overrides: Overrides, caller: &Caller) -> Result<Jail, JailError> {
         let mut config = policy.into_config();
         let mut corrections = Vec::new();
-        process::settle(&mut config, overrides.no_network, &mut corrections)?;
-        let limits = limits::settle(&mut config, &caller.hard_limits, &mut corrections);
-        let uid_map = ids::settle(ids::Which::Uid, &mut config.uidmap, caller, &mut corrections)?;
-        let gid_map = ids::settle(ids::Which::Gid, &mut config.gidmap, caller, &mut corrections)?;
-        let (Some(uid), Some(gid)) = (uid_map.first(), gid_map.first()) else {
+        let mut helpers = Helpers::default();
+        let (process, limits, uid_map, gid_map) = match overrides.tenant {
+            Tenant::Client => {
+                process::settle(&mut config, overrides.no_network, &mut corrections)?;
+                let limits = limits::settle(&mut config, &caller.hard_limits, &mut corrections);
+                let uids = ids::settle(ids::Which::Uid, &mut config.uidmap, caller, &mut corrections)?;
+                let gids = ids::settle(ids::Which::Gid, &mut config.gidmap, caller, &mut corrections)?;
+                (program::Settled::client(), limits, uids, gids)
+            }
+            Tenant::Program => {
+                let process = program::settle(&mut config, &overrides, caller, &mut corrections)?;
+                let limits = limits::as_written(&mut config, &caller.hard_limits, &mut corrections);
+                let own = config.clone_newuser();
+                let (uid, gid) = (ids::Which::Uid, ids::Which::Gid);
+                let uids = maps::settle(uid, &mut config.uidmap, caller, own, &mut corrections)?;
+                let gids = maps::settle(gid, &mut config.gidmap, caller, own, &mut corrections)?;
+                helpers = Helpers { uid: uids.by_helper, gid: gids.by_helper };
+                (process, limits, uids.extents, gids.extents)
+            }
+        };
+        let (Some(uid), Some(gid)) = (uid_map.first().copied(), gid_map.first().copied()) else {
             return Err(JailError::refused("uidmap", "is empty"));
         };
         let host_ids = HostIds { uid: uid.outside, gid: gid.outside };
         let staging = caller.is_root() && staging::possible();
         let tree = mounts::settle(&mut config, &overrides, caller, staging, &mut corrections)?;
         let staged = if staging { staging::stage(&tree.binds, host_ids)? } else { Vec::new() };
-        let env = settle_env(&mut config, &overrides)?;
+        let env = env::settle(&mut config, &overrides, &mut corrections)?;
         if !overrides.cwd.as_os_str().is_empty() {
             config.cwd = Some(mounts::guest_path("cwd", &overrides.cwd)?);
         }
         config.pass_fd.clone_from(&overrides.pass_fds);
 
-        let mut host_namespaces = caller.namespaces.clone();
-        host_namespaces.retain(|kind, _| NAMESPACES.contains(&kind.as_str()));
-        if !config.clone_newnet() {
-            host_namespaces.remove("net");
+        let mut host_namespaces = BTreeMap::new();
+        let mut shared_namespaces = Vec::new();
+        for (kind, own) in namespaces(&config) {
+            if !own {
+                shared_namespaces.push(kind.to_owned());
+            } else if let Some(host) = caller.namespaces.get(kind) {
+                host_namespaces.insert(kind.to_owned(), *host);
+            }
         }
+        if config.clone_newtime() {
+            let Some(host) = caller.namespaces.get(TIME) else {
+                return Err(JailError::refused("clone_newtime", "this kernel has no time namespaces"));
+            };
+            host_namespaces.insert(TIME.to_owned(), *host);
+        }
+        let own_ids = config.clone_newuser();
         let promises = Promises {
             host_namespaces,
-            uid_map,
-            gid_map,
+            shared_namespaces,
+            uid_map: if own_ids { uid_map } else { caller.uid_map.clone() },
+            gid_map: if own_ids { gid_map } else { caller.gid_map.clone() },
+            uid: uid.inside,
+            gid: gid.inside,
             by_root: caller.is_root(),
+            capabilities: process.capabilities,
+            no_new_privs: process.no_new_privs,
+            filters: process.filters,
+            host_filters: caller.filters,
             mounts: tree.promised,
             fds: overrides.pass_fds,
             env,
@@ -171,7 +238,11 @@ impl Jail {
             host_ids,
             staged,
             raw_sources: tree.raw_sources,
+            own_flags: tree.own_flags,
+            exec_bin: process.exec_bin,
             by_root: caller.is_root(),
+            helpers,
+            as_caller: host_ids == HostIds { uid: caller.uid, gid: caller.gid },
         })
     }
 
@@ -192,10 +263,15 @@ impl Jail {
 
     /// True when the bind at this path inside lets the guest act as the tree's owner. False for a jail made by
     /// root means: the file system cannot map ids, hand the tree over with chown or open its files for the guest.
-    /// A plain user's guest has the user's own id, so for it the answer is always true.
+    /// A plain user's guest mostly has the user's own id, and then the answer is always true.
     pub fn idmapped(&self, dst: &Path) -> bool {
-        !self.by_root
+        self.as_caller
             || self.staged.iter().any(|staged| Path::new(&staged.dst) == dst && staged.owner_is_guest)
+    }
+
+    /// The program that the policy names, for a [`Tenant::Program`]. Whoever starts the jail may run it, or another one.
+    pub fn exec_bin(&self) -> Option<&ExecBin> {
+        self.exec_bin.as_ref()
     }
 
     /// The effective policy, for reports: bind sources are the host's paths even where root stages them elsewhere, and what
@@ -207,17 +283,19 @@ impl Jail {
                 entry.src = Some(String::from_utf8_lossy(bytes).into_owned());
             }
         }
+        config.exec_bin = self.exec_bin.as_ref().map(as_message);
         Policy::from_config("effective", config)
     }
 
     /// The effective policy in nsjail's text form, with every string escaped.
     pub fn config_text(&self) -> String {
-        self.config_text_for("/run/user")
+        self.config_text_for("/run/user", None)
     }
 
-    /// The same for a staging mount at another place.
-    pub(crate) fn config_text_for(&self, base: &str) -> String {
+    /// The same for a staging mount at another place, and for running the policy's own program.
+    pub(crate) fn config_text_for(&self, base: &str, exec_bin: Option<&ExecBin>) -> String {
         let mut config = self.config.clone();
+        config.exec_bin = exec_bin.map(as_message);
         for (number, staged) in self.staged.iter().enumerate() {
             if let Some(entry) = config.mount.get_mut(staged.mount) {
                 entry.src = Some(format!("{base}/{STAGED_PREFIX}{number}"));
@@ -254,24 +332,37 @@ impl Jail {
     pub(crate) fn pass_fds(&self) -> &[RawFd] {
         &self.promises.fds
     }
+
+    pub(crate) fn helpers(&self) -> Helpers {
+        self.helpers
+    }
+
+    /// True when nosuid and nodev of this mount are as the policy says, and not always on.
+    pub(crate) fn has_own_flags(&self, mount: usize) -> bool {
+        self.own_flags.contains(&mount)
+    }
 }
 
-/// Writes the environment into the policy and returns its names.
-fn settle_env(config: &mut NsJailConfig, overrides: &Overrides) -> Result<Vec<String>, JailError> {
-    for (name, value) in &overrides.env {
-        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            return Err(JailError::refused("env", "a name or value that no environment can hold"));
-        }
+/// What the policy says of each kind of namespace that a jail has by default; the names are the kernel's.
+fn namespaces(config: &NsJailConfig) -> [(&'static str, bool); 7] {
+    [
+        ("user", config.clone_newuser()),
+        ("mnt", config.clone_newns()),
+        ("pid", config.clone_newpid()),
+        ("ipc", config.clone_newipc()),
+        ("uts", config.clone_newuts()),
+        ("cgroup", config.clone_newcgroup()),
+        ("net", config.clone_newnet()),
+    ]
+}
+
+fn as_message(exec_bin: &ExecBin) -> proto::Exe {
+    proto::Exe {
+        path: exec_bin.path.to_string_lossy().into_owned(),
+        arg: exec_bin.args.clone(),
+        arg0: exec_bin.arg0.clone(),
+        exec_fd: exec_bin.by_fd.then_some(true),
     }
-    let name_of = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
-    config.envar.retain(|entry| !overrides.env.iter().any(|(name, _)| *name == name_of(entry)));
-    for (name, value) in &overrides.env {
-        config.envar.push(format!("{name}={value}"));
-    }
-    let mut names: Vec<String> = config.envar.iter().map(|entry| name_of(entry)).collect();
-    names.sort();
-    names.dedup();
-    Ok(names)
 }
 
 /// A small host file that a policy names.

@@ -1,4 +1,4 @@
-//! Jails for a build client on Linux, described by nsjail policies.
+//! Jails on Linux, described by nsjail policies: for a build client, or ([`Tenant`]) for any program.
 //!
 //! A [`Policy`] is read from text; [`Jail::new`] settles it with ktl's own binds, environment and descriptors and
 //! with the facts about the [`Caller`]; a [`Runtime`] starts it and [`Running`] waits for it. Inside, [`verify`]
@@ -43,7 +43,7 @@ pub use elf::is_static_elf;
 pub use explain::{Explained, explain};
 pub use fds::{read_sealed_memfd, sealed_memfd};
 pub use host::HostFacts;
-pub use jail::{Bind, Correction, HostIds, Jail, JailError, Overrides};
+pub use jail::{Bind, Correction, ExecBin, HostIds, Jail, JailError, Overrides, Tenant};
 pub use limits::limit_names;
 pub use lint::{Finding, Severity, lint};
 pub use log::{Level, LogLine};

@@ -1,6 +1,6 @@
 //! Resource limits of a jail. nsjail's defaults are made for small untrusted programs and break builds (1 MiB
 //! files, 32 descriptors); where a policy says nothing, the guest gets the caller's hard limits instead, written
-//! as numbers because releases of nsjail disagree about the words.
+//! as numbers because releases of nsjail disagree about the words. Any other program gets what nsjail would give it.
 
 use std::collections::BTreeMap;
 
@@ -61,6 +61,7 @@ fn field<'a>(config: &'a mut NsJailConfig, name: &str) -> Option<(&'a mut Option
         "memlock" => (&mut config.rlimit_memlock, &mut config.rlimit_memlock_type),
         "rtprio" => (&mut config.rlimit_rtprio, &mut config.rlimit_rtprio_type),
         "msgqueue" => (&mut config.rlimit_msgqueue, &mut config.rlimit_msgqueue_type),
+        "core" => (&mut config.rlimit_core, &mut config.rlimit_core_type),
         _ => return None,
     })
 }
@@ -139,6 +140,39 @@ pub(crate) fn settle(
     promised
 }
 
+/// Settles the limits of any program: nsjail's own values where the policy is silent, and none where it turns them off.
+/// What the caller may not have becomes the caller's hard limit. Returns the highest that each may come to.
+pub(crate) fn as_written(
+    config: &mut NsJailConfig,
+    hard_limits: &BTreeMap<&'static str, u64>,
+    corrections: &mut Vec<Correction>,
+) -> BTreeMap<String, u64> {
+    let mut promised = BTreeMap::new();
+    if config.disable_rl() {
+        return promised;
+    }
+    let core = Rule { name: "core", unit: 1 << 20, fill: true };
+    for Rule { name, unit, .. } in RULES.iter().chain([&core]) {
+        let hard = hard_limits.get(name).copied().unwrap_or(u64::MAX);
+        let most = wanted(config, name, hard, hard);
+        let Some((value, kind)) = field(config, name) else { continue };
+        if most > hard {
+            let was = value.map_or("unset".to_owned(), |value| value.to_string());
+            let was = if *kind == Some(RLimit::Inf.into()) { "INF" } else { &was };
+            let why = "no process may raise its own hard limit";
+            let field = format!("rlimit_{name}");
+            corrections.push(Correction::new(&field, was, "the caller's hard limit", why));
+            as_hard(value, kind, hard, *unit);
+        } else if most == u64::MAX || *kind == Some(RLimit::Hard.into()) {
+            // nsjail multiplies without looking, and a wrapped product would be a tiny limit; releases of it disagree
+            // about the word.
+            as_hard(value, kind, hard, *unit);
+        }
+        promised.insert((*name).to_owned(), most.min(hard));
+    }
+    promised
+}
+
 /// What a settled policy sets the soft and the hard limit to, in the kernel's units; `soft` and `hard` are the
 /// caller's own.
 pub(crate) fn wanted(config: &NsJailConfig, name: &str, soft: u64, hard: u64) -> u64 {
@@ -194,6 +228,39 @@ mod tests {
         ] {
             let config = Policy::parse("p", text.as_bytes()).unwrap().into_config();
             assert_eq!(wanted(&config, name, 100, 5000), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn any_programs_limits_are_the_policys() {
+        let hard =
+            BTreeMap::from([("as", u64::MAX), ("nofile", 1024), ("fsize", 1 << 20), ("core", u64::MAX)]);
+        for (text, name, want, count) in [
+            ("#", "as", Some(4096 << 20), 0),
+            ("#", "cpu", Some(600), 0),
+            ("#", "fsize", Some(1 << 20), 0),
+            ("#", "nofile", Some(32), 0),
+            ("#", "core", Some(0), 0),
+            ("rlimit_nofile_type: HARD", "nofile", Some(1024), 0),
+            ("rlimit_nofile: 5000", "nofile", Some(1024), 1),
+            ("rlimit_nofile_type: INF", "nofile", Some(1024), 1),
+            ("rlimit_fsize: 3", "fsize", Some(1 << 20), 1),
+            ("rlimit_as: 17592186044417", "as", Some(u64::MAX), 0),
+            ("rlimit_core: 3", "core", Some(3 << 20), 0),
+            ("disable_rl: true rlimit_nofile: 5000", "nofile", None, 0),
+        ] {
+            let mut config = Policy::parse("p", text.as_bytes()).unwrap().into_config();
+            let mut corrections = Vec::new();
+            let limits = as_written(&mut config, &hard, &mut corrections);
+            assert_eq!(limits.get(name).copied(), want, "{text} {name}");
+            assert_eq!(corrections.len(), count, "{text}: {corrections:?}");
+            if let Some(want) = want {
+                assert_eq!(
+                    wanted(&config, name, 7, hard.get(name).copied().unwrap_or(u64::MAX)),
+                    want,
+                    "{text}"
+                );
+            }
         }
     }
 

@@ -72,7 +72,11 @@ fn refuse(config: &NsJailConfig) -> Result<(), NativeError> {
         (!config.traffic_rule.is_empty(), "traffic_rule", "routing rules"),
         (config.seccomp_unotify(), "seccomp_unotify", "recording of system calls"),
         (config.use_core_scheduling(), "use_core_scheduling", "core scheduling"),
-        (config.clone_newtime(), "clone_newtime", "time namespaces"),
+        (
+            config.disable_tsc() && !cfg!(target_arch = "x86_64"),
+            "disable_tsc",
+            "such switch on this processor",
+        ),
     ] {
         if asked {
             return Err(NativeError::Unsupported { field, what });
@@ -81,10 +85,13 @@ fn refuse(config: &NsJailConfig) -> Result<(), NativeError> {
     Ok(())
 }
 
-/// The policy's system call filter, ready to be put on.
-fn filter(config: &NsJailConfig) -> Result<PreparedFilter, NativeError> {
+/// The policy's system call filter, ready to be put on; `None` for a policy without one.
+fn filter(config: &NsJailConfig) -> Result<Option<PreparedFilter>, NativeError> {
+    if config.seccomp_string.is_empty() {
+        return Ok(None);
+    }
     let program = seccomp::compile(&config.seccomp_string.join("\n"), seccomp::Arch::native())?;
-    PreparedFilter::new(&program, config.seccomp_log()).map_err(|source| NativeError::Start {
+    PreparedFilter::new(&program, config.seccomp_log()).map(Some).map_err(|source| NativeError::Start {
         stage: Stage::Filter.name().to_owned(),
         source,
         hint: Vec::new(),

@@ -6,7 +6,7 @@
 
 mod watch;
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
@@ -125,7 +125,11 @@ impl Nsjail {
             move |source: io::Error| NsjailError::Start { stage, source }
         };
         let base = self.staging_base(jail)?;
-        let text = jail.config_text_for(base);
+        let named = jail.exec_bin().filter(|named| named.path == command.program);
+        let text = jail.config_text_for(base, named);
+        // With a program in the policy, the first word is only its name for itself.
+        let name = named.and_then(|named| named.arg0.as_ref()).map(OsString::from);
+        let name = name.unwrap_or_else(|| command.program.as_os_str().to_owned());
         let config = fds::sealed_memfd("nsjail-policy", text.as_bytes()).map_err(at("policy"))?;
         let (log, log_child) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|error| at("log pipe")(error.into()))?;
@@ -169,7 +173,7 @@ impl Nsjail {
             .arg("-L")
             .arg(log_at.as_raw_fd().to_string())
             .arg("--")
-            .arg(&command.program)
+            .arg(&name)
             .args(&command.args)
             .stdin(Stdio::inherit())
             .stdout(Stdio::inherit())
@@ -177,6 +181,7 @@ impl Nsjail {
         let launch = Launch {
             mask,
             drop_groups: jail.by_root(),
+            own_group: !jail.config().skip_setsid(),
             mounts: private,
             fds: &moves,
             report: log_at.as_fd(),

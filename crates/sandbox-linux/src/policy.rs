@@ -13,6 +13,7 @@ mod value;
 
 use std::fmt;
 use std::ops::Range;
+use std::os::fd::RawFd;
 
 use crate::lines::Lines;
 use crate::proto::{self, NsJailConfig, config_descriptor};
@@ -132,6 +133,12 @@ impl Policy {
     /// In nsjail's JSON form.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::to_value(proto::reflect(&self.config)).unwrap_or_default()
+    }
+
+    /// Numbers of the descriptors that the policy wants passed (`pass_fd`). Whoever starts the jail decides which of its own
+    /// they are, and lists them in the overrides.
+    pub fn pass_fds(&self) -> &[RawFd] {
+        &self.config.pass_fd
     }
 
     pub(crate) fn config(&self) -> &NsJailConfig {

@@ -14,6 +14,7 @@ use std::path::Path;
 use rustix::fs::{Access, AtFlags, CWD};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use target::CAPABILITIES;
 pub use target::Probe;
 
 /// What an [`Answer`] comes to.
@@ -78,7 +79,7 @@ pub fn ask(question: &Probe) -> Answer {
 }
 
 fn capability(name: &str) -> Answer {
-    let Some(bit) = target::CAPABILITIES.iter().position(|known| *known == name) else {
+    let Some(bit) = CAPABILITIES.iter().position(|known| *known == name) else {
         return Answer::unknown("no such capability");
     };
     let status = match fs::read_to_string("/proc/self/status") {

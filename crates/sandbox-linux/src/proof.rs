@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use self::facts::Facts;
 use crate::caller::Extent;
 use crate::mountinfo::MountEntry;
+use crate::probe::CAPABILITIES;
 use crate::promises::Promises;
 
 /// Every promise holds. Displays as one line.
@@ -23,7 +24,14 @@ use crate::promises::Promises;
 pub struct Proof {
     /// Kinds of namespace that are the guest's own.
     pub namespaces: Vec<String>,
+    /// Kinds that the policy leaves to the host.
+    pub shared_namespaces: Vec<String>,
     pub uid_map: Vec<Extent>,
+    /// What each capability set holds, bit by bit.
+    pub capabilities: u64,
+    pub no_new_privs: bool,
+    /// System call filters on the guest.
+    pub filters: u32,
     /// Number of mounts in sight.
     pub mounts: usize,
     /// True when a network namespace with nothing but loopback was found.
@@ -48,18 +56,42 @@ impl fmt::Display for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let map: Vec<String> =
             self.uid_map.iter().map(|e| format!("{} as host {}", e.inside, e.outside)).collect();
-        write!(
-            f,
-            "own namespaces: {}; uid {}; {} mounts, all promised; no capability, no new privileges, system call filter on",
-            self.namespaces.join(" "),
-            map.join(", "),
-            self.mounts
-        )?;
+        write!(f, "own namespaces: {}; ", self.namespaces.join(" "))?;
+        if !self.shared_namespaces.is_empty() {
+            write!(f, "the host's: {}; ", self.shared_namespaces.join(" "))?;
+        }
+        write!(f, "uid {}; {} mounts, all promised; ", map.join(", "), self.mounts)?;
+        write!(f, "{}, ", Held(self.capabilities))?;
+        f.write_str(if self.no_new_privs { "no new privileges, " } else { "new privileges by exec, " })?;
+        f.write_str(if self.filters > 0 { "system call filter on" } else { "no system call filter" })?;
         if self.no_network {
             f.write_str("; no network")?;
         }
         for warning in &self.warnings {
             write!(f, "; warning: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A capability set in words.
+struct Held(u64);
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = u64::MAX >> (64 - CAPABILITIES.len());
+        if self.0 == 0 {
+            return f.write_str("no capability");
+        }
+        if self.0 & known == known {
+            return f.write_str("all capabilities of its user namespace");
+        }
+        f.write_str("capabilities:")?;
+        for bit in (0..64).filter(|bit| self.0 >> bit & 1 == 1) {
+            match CAPABILITIES.get(bit) {
+                Some(name) => write!(f, " {name}")?,
+                None => write!(f, " {bit}")?,
+            }
         }
         Ok(())
     }
@@ -78,7 +110,8 @@ fn compare(promises: &Promises, facts: &Facts) -> Result<Proof, ProofError> {
     let mut warnings = Vec::new();
     check_namespaces(promises, facts, &mut broken);
     check_ids(promises, facts, &mut broken, &mut warnings);
-    check_privileges(facts, &mut broken);
+    check_privileges(promises, facts, &mut broken);
+    let filters = check_filters(promises, facts, &mut broken);
     check_mounts(promises, &facts.mounts, &mut broken);
     for fd in &facts.fds {
         if *fd > 2 && !promises.fds.contains(fd) {
@@ -97,12 +130,19 @@ fn compare(promises: &Promises, facts: &Facts) -> Result<Proof, ProofError> {
             None => broken.push(format!("limit {name} is unknown")),
         }
     }
+    if promises.shared_namespaces.iter().any(|kind| kind == "pid") {
+        warnings.push("processes may outlive the jail, which has the host's process namespace".to_owned());
+    }
     if !broken.is_empty() {
         return Err(ProofError::Broken(broken));
     }
     Ok(Proof {
         namespaces: promises.host_namespaces.keys().cloned().collect(),
+        shared_namespaces: promises.shared_namespaces.clone(),
         uid_map: facts.uid_map.clone(),
+        capabilities: promises.capabilities,
+        no_new_privs: promises.no_new_privs,
+        filters,
         mounts: facts.mounts.len(),
         no_network: promises.no_network,
         warnings,
@@ -111,7 +151,8 @@ fn compare(promises: &Promises, facts: &Facts) -> Result<Proof, ProofError> {
 
 fn check_namespaces(promises: &Promises, facts: &Facts, broken: &mut Vec<String>) {
     for kind in ["user", "mnt", "pid", "ipc", "uts", "cgroup"] {
-        if !promises.host_namespaces.contains_key(kind) {
+        let shared = kind != "mnt" && promises.shared_namespaces.iter().any(|shared| shared == kind);
+        if !shared && !promises.host_namespaces.contains_key(kind) {
             broken.push(format!("no {kind} namespace was promised"));
         }
     }
@@ -145,11 +186,30 @@ fn check_ids(promises: &Promises, facts: &Facts, broken: &mut Vec<String>, warni
     for (name, promised, found) in
         [("uid_map", &promises.uid_map, &facts.uid_map), ("gid_map", &promises.gid_map, &facts.gid_map)]
     {
-        if promised.is_empty() || promised != found {
+        // Of more than five extents the kernel makes a sorted list.
+        let sorted = |map: &[Extent]| {
+            let mut map = map.to_vec();
+            map.sort_by_key(|extent| extent.inside);
+            map
+        };
+        if promised.is_empty() || sorted(promised) != sorted(found) {
             broken.push(format!("{name} is {found:?}, not {promised:?}"));
         }
-        if promises.by_root && found.iter().any(|extent| extent.outside == 0) {
+        let own = promises.host_namespaces.contains_key("user");
+        if promises.by_root && own && found.iter().any(|extent| extent.outside == 0) {
             broken.push(format!("{name} reaches the host's id 0"));
+        }
+    }
+    let own = promises.host_namespaces.contains_key("user");
+    for (name, promised) in [("Uid", promises.uid), ("Gid", promises.gid)] {
+        let found = facts.status.get(name).map_or("unknown", String::as_str);
+        // Real, effective, saved and of the file system.
+        let numbers: Vec<u32> = found.split_ascii_whitespace().map_while(|id| id.parse().ok()).collect();
+        if numbers != [promised; 4] {
+            broken.push(format!("{name} is {found}, not {promised}"));
+        }
+        if !own && promised == 0 {
+            broken.push(format!("{name} is the host's 0"));
         }
     }
     match facts.status.get("Groups").map(String::as_str) {
@@ -163,21 +223,38 @@ fn check_ids(promises: &Promises, facts: &Facts, broken: &mut Vec<String>, warni
     }
 }
 
-fn check_privileges(facts: &Facts, broken: &mut Vec<String>) {
+fn check_privileges(promises: &Promises, facts: &Facts, broken: &mut Vec<String>) {
     let status = |name: &str| facts.status.get(name).map_or("unknown", String::as_str);
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         let value = status(set);
-        if value.is_empty() || value.bytes().any(|digit| digit != b'0') {
+        if u64::from_str_radix(value, 16) != Ok(promises.capabilities) {
             broken.push(format!("capability set {set} is {value}"));
         }
     }
-    for (name, want, meaning) in
-        [("NoNewPrivs", "1", "no_new_privs is not set"), ("Seccomp", "2", "no system call filter is on")]
-    {
-        if status(name) != want {
-            broken.push(format!("{meaning} ({name}: {})", status(name)));
-        }
+    if promises.capabilities != 0 && !promises.host_namespaces.contains_key("user") {
+        broken.push("the capabilities are the host's".to_owned());
     }
+    let (want, meaning) = match promises.no_new_privs {
+        true => ("1", "no_new_privs is not set"),
+        false => ("0", "no_new_privs is set"),
+    };
+    if status("NoNewPrivs") != want {
+        broken.push(format!("{meaning} (NoNewPrivs: {})", status("NoNewPrivs")));
+    }
+}
+
+/// The jail's filters come on top of the caller's, so a count that did not grow says that none was put on.
+fn check_filters(promises: &Promises, facts: &Facts, broken: &mut Vec<String>) -> u32 {
+    let status = |name: &str| facts.status.get(name).map_or("unknown", String::as_str);
+    let all = promises.host_filters.unwrap_or(0).saturating_add(promises.filters);
+    let mode = status("Seccomp");
+    if all > 0 && mode != "2" {
+        broken.push(format!("no system call filter is on (Seccomp: {mode})"));
+    }
+    if promises.host_filters.is_some() && status("Seccomp_filters") != all.to_string() {
+        broken.push(format!("{} system call filters are on, not {all}", status("Seccomp_filters")));
+    }
+    all
 }
 
 fn check_mounts(promises: &Promises, mounts: &[MountEntry], broken: &mut Vec<String>) {

@@ -139,6 +139,8 @@ pub(crate) struct Launch<'a> {
     pub mask: nix::sys::signal::SigSet,
     /// Drop supplementary groups; needs CAP_SETGID.
     pub drop_groups: bool,
+    /// Lead a process group, which the terminal's signals do not reach.
+    pub own_group: bool,
     pub mounts: Option<PrivateMounts<'a>>,
     /// (descriptor here, number there); the numbers must not collide with any descriptor here.
     pub fds: &'a [(BorrowedFd<'a>, RawFd)],
@@ -152,7 +154,7 @@ pub(crate) fn spawn(command: &mut Command, launch: &Launch<'_>) -> io::Result<Ch
     let mask = *launch.mask.as_ref();
     let fds: Vec<(RawFd, RawFd)> =
         launch.fds.iter().map(|(here, there)| (here.as_raw_fd(), *there)).collect();
-    let drop_groups = launch.drop_groups;
+    let (drop_groups, own_group) = (launch.drop_groups, launch.own_group);
     let report = launch.report.as_raw_fd();
     let mounts = launch.mounts.as_ref().map(|mounts| {
         let placements: Vec<(RawFd, CString, bool)> =
@@ -171,7 +173,9 @@ pub(crate) fn spawn(command: &mut Command, launch: &Launch<'_>) -> io::Result<Ch
         };
         // SAFETY: between fork and exec: system calls on prepared memory only, nothing allocates.
         unsafe {
-            step("process group", libc::setpgid(0, 0).into())?;
+            if own_group {
+                step("process group", libc::setpgid(0, 0).into())?;
+            }
             let armed = libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             step("parent death signal", armed.into())?;
             if libc::getppid() as u32 != parent {

@@ -20,6 +20,16 @@ pub(super) enum Which {
     Gid,
 }
 
+impl Which {
+    /// The policy's field, the caller's id, and the map of the caller's own namespace.
+    pub(super) fn facts(self, caller: &Caller) -> (&'static str, u32, &[Extent]) {
+        match self {
+            Which::Uid => ("uidmap", caller.uid, &caller.uid_map),
+            Which::Gid => ("gidmap", caller.gid, &caller.gid_map),
+        }
+    }
+}
+
 /// Replaces the policy's map by one that works for the caller and reaches nothing of worth. Returns its extents.
 pub(super) fn settle(
     which: Which,
@@ -27,10 +37,7 @@ pub(super) fn settle(
     caller: &Caller,
     corrections: &mut Vec<Correction>,
 ) -> Result<Vec<Extent>, JailError> {
-    let (field, own, outer) = match which {
-        Which::Uid => ("uidmap", caller.uid, &caller.uid_map),
-        Which::Gid => ("gidmap", caller.gid, &caller.gid_map),
-    };
+    let (field, own, outer) = which.facts(caller);
     let asked = extents(map, own);
     let settled = if caller.is_root() {
         match &asked {
@@ -53,16 +60,19 @@ pub(super) fn settle(
         };
         corrections.push(Correction::new(field, &show(map), &show_extents(&settled), why));
     }
-    *map = settled
-        .iter()
-        .map(|extent| IdMap {
-            inside_id: Some(extent.inside.to_string()),
-            outside_id: Some(extent.outside.to_string()),
-            count: Some(extent.count),
-            use_newidmap: None,
-        })
-        .collect();
+    *map = entries(&settled, false);
     Ok(settled)
+}
+
+/// The policy's form of a settled map.
+pub(super) fn entries(extents: &[Extent], by_helper: bool) -> Vec<IdMap> {
+    let entry = |extent: &Extent| IdMap {
+        inside_id: Some(extent.inside.to_string()),
+        outside_id: Some(extent.outside.to_string()),
+        count: Some(extent.count),
+        use_newidmap: by_helper.then_some(true),
+    };
+    extents.iter().map(entry).collect()
 }
 
 /// The policy's extents as numbers; `None` when one has a name, or wants the set-uid helpers.
@@ -84,7 +94,7 @@ fn extents(map: &[IdMap], own: u32) -> Option<Vec<Extent>> {
 }
 
 /// True when the extent lies in the outer map and does not reach id 0.
-fn harmless(extent: Extent, outer: &[Extent]) -> bool {
+pub(super) fn harmless(extent: Extent, outer: &[Extent]) -> bool {
     let Some(end) = extent.outside.checked_add(extent.count) else {
         return false;
     };
@@ -96,7 +106,7 @@ fn harmless(extent: Extent, outer: &[Extent]) -> bool {
 
 /// An id for this run. With all ids at hand it is [`BASE`] plus the low bits of the process id, so two runs at one
 /// time differ; in a container it is high in the largest extent.
-fn per_run_id(pid: u32, outer: &[Extent]) -> Option<u32> {
+pub(super) fn per_run_id(pid: u32, outer: &[Extent]) -> Option<u32> {
     let wanted = Extent { inside: 0, outside: BASE + (pid & 0x3f_ffff), count: 1 };
     if harmless(wanted, outer) {
         return Some(wanted.outside);
@@ -111,12 +121,12 @@ fn per_run_id(pid: u32, outer: &[Extent]) -> Option<u32> {
     harmless(Extent { outside: id, ..wanted }, outer).then_some(id)
 }
 
-fn show(map: &[IdMap]) -> String {
+pub(super) fn show(map: &[IdMap]) -> String {
     let entry = |e: &IdMap| format!("{}:{}:{}", e.inside_id(), e.outside_id(), e.count());
     map.iter().map(entry).collect::<Vec<_>>().join(" ")
 }
 
-fn show_extents(map: &[Extent]) -> String {
+pub(super) fn show_extents(map: &[Extent]) -> String {
     let entry = |e: &Extent| format!("{}:{}:{}", e.inside, e.outside, e.count);
     map.iter().map(entry).collect::<Vec<_>>().join(" ")
 }

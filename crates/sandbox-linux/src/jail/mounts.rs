@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::place::check_place;
 use super::staging::BindSource;
-use super::{Bind, Correction, HostIds, JailError, Overrides};
+use super::{Bind, Correction, HostIds, JailError, Overrides, Tenant};
 use crate::caller::Caller;
 use crate::promises::PromisedMount;
 use crate::proto::{MountPt, NsJailConfig};
@@ -23,6 +23,17 @@ const MAX_MOUNTS: usize = 1024;
 const FILE_SYSTEMS: [&str; 5] = ["tmpfs", "proc", "sysfs", "devpts", "mqueue"];
 /// The nodes of a minimal `/dev`.
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+/// Sockets of daemons that do for whoever connects what root may do, as they lie below `/run` or another directory of it.
+const DAEMONS: [&str; 8] = [
+    "docker.sock",
+    "containerd.sock",
+    "containerd/containerd.sock",
+    "buildkitd.sock",
+    "buildkit/buildkitd.sock",
+    "podman.sock",
+    "podman/podman.sock",
+    "crio/crio.sock",
+];
 const STREAMS: [(&str, &str); 4] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -35,6 +46,35 @@ pub(super) struct Tree {
     pub promised: Vec<PromisedMount>,
     pub binds: Vec<BindSource>,
     pub raw_sources: Vec<(String, Vec<u8>)>,
+    /// Indices of binds whose nosuid and nodev are the policy's to say.
+    pub own_flags: Vec<usize>,
+}
+
+/// What the jail at large decides for its mounts.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    /// For any program: the policy's word counts.
+    as_written: bool,
+    /// A writable `/proc` is the guest's own: in a user namespace where it has capabilities. It is never the host's root, to
+    /// whom the settings of the whole kernel belong.
+    proc_rw: bool,
+    /// The kernel mounts a fresh `/proc`.
+    fresh_proc: bool,
+    /// Capabilities over mounts are those of a user namespace, in which the host's flags are locked.
+    locked: bool,
+}
+
+impl Rules {
+    fn of(config: &NsJailConfig, tenant: Tenant) -> Rules {
+        let (user, pid) = (config.clone_newuser(), config.clone_newpid());
+        let as_written = tenant == Tenant::Program;
+        Rules {
+            as_written,
+            proc_rw: as_written && user && pid && (config.keep_caps() || !config.cap.is_empty()),
+            fresh_proc: pid || !user,
+            locked: user,
+        }
+    }
 }
 
 /// One settled entry with the facts that later steps need.
@@ -45,6 +85,7 @@ pub(super) struct Entry {
     /// For binds: the host path and what was found there.
     pub source: Option<(PathBuf, Metadata)>,
     idmap: bool,
+    own_flags: bool,
 }
 
 /// Rewrites `config.mount` and says what came of it.
@@ -56,6 +97,7 @@ pub(super) fn settle(
     corrections: &mut Vec<Correction>,
 ) -> Result<Tree, JailError> {
     let mut policy = std::mem::take(&mut config.mount);
+    let rules = Rules::of(config, overrides.tenant);
     let wants_proc = config.mount_proc.take().unwrap_or(false);
     let mut entries = Vec::new();
     let mut dsts = Vec::new();
@@ -64,7 +106,7 @@ pub(super) fn settle(
     }
     for (index, point) in policy.drain(..).enumerate() {
         let field = format!("mount[{index}]");
-        for entry in settle_point(field, point, overrides, corrections)? {
+        for entry in settle_point(field, point, overrides, rules, corrections)? {
             let dst = entry.point.dst.as_str();
             if let Some(over) = dsts.iter().find(|over| is_within(dst, over)) {
                 let why = format!("ktl mounts its own {over}");
@@ -74,12 +116,14 @@ pub(super) fn settle(
             }
         }
     }
-    if !entries.iter().any(|e| e.point.dst == "/proc" && e.point.fstype() == "proc") {
+    let is_proc = |e: &Entry| e.point.fstype() == "proc" || (!rules.fresh_proc && e.point.is_bind());
+    if !entries.iter().any(|e| e.point.dst == "/proc" && is_proc(e)) {
         if !wants_proc {
             let why = "the guest reads there what the kernel says about its jail";
             corrections.push(Correction::new("mount_proc", "unset", "/proc, read-only", why));
         }
-        entries.push(file_system("mount_proc".to_owned(), "/proc", "proc", ""));
+        let proc = file_system("mount_proc".to_owned(), "/proc", "proc", "");
+        entries.push(if rules.fresh_proc { proc } else { hosts_proc(proc, corrections)? });
     }
     for (bind, dst) in overrides.binds.iter().zip(dsts) {
         entries.extend(override_entries(bind, dst, caller, staging)?);
@@ -98,6 +142,7 @@ fn settle_point(
     field: String,
     mut point: MountPt,
     overrides: &Overrides,
+    rules: Rules,
     corrections: &mut Vec<Correction>,
 ) -> Result<Vec<Entry>, JailError> {
     let refused = |why: &str| Err(JailError::refused(&field, why));
@@ -116,31 +161,34 @@ fn settle_point(
     point.src = (!src.is_empty()).then_some(src);
     point.dst = guest_path(&field, Path::new(&point.dst))?;
     if point.is_symlink() {
-        return Ok(vec![Entry { field, point, source: None, idmap: false }]);
+        return Ok(vec![made(field, point)]);
     }
     if point.dst == "/" && (field != "mount[0]" || point.is_bind() || point.fstype() != "tmpfs") {
         return refused("only a tmpfs as the first entry can be the root");
     }
     if !point.src_content().is_empty() {
         point.is_dir = None;
-        return Ok(vec![Entry { field, point, source: None, idmap: false }]);
+        return Ok(vec![made(field, point)]);
     }
     if !point.is_bind() {
-        if !FILE_SYSTEMS.contains(&point.fstype()) {
+        let known = FILE_SYSTEMS.contains(&point.fstype());
+        if !known && !(rules.as_written && point.fstype() == "cgroup2") {
             return refused(&format!("{:?} is not a file system for a jail", point.fstype()));
         }
-        if point.fstype() == "proc" && point.rw() {
+        if point.fstype() == "proc" && point.rw() && !rules.proc_rw {
             let why = "kernel settings could be written";
             corrections.push(Correction::new(&field, "proc, writable", "read-only", why));
             point.rw = None;
         }
-        return Ok(vec![Entry { field, point, source: None, idmap: false }]);
+        let is_proc = point.fstype() == "proc";
+        let entry = made(field, point);
+        return Ok(vec![if is_proc && !rules.fresh_proc { hosts_proc(entry, corrections)? } else { entry }]);
     }
     let src = PathBuf::from(point.src());
     if !src.is_absolute() {
         return refused("the source of a bind must be an absolute path");
     }
-    let mut leave_out = |why: &str| {
+    let leave_out = |corrections: &mut Vec<Correction>, why: &str| {
         corrections.push(Correction::new(&field, point.src(), "left out", why));
         Ok(Vec::new())
     };
@@ -148,8 +196,10 @@ fn settle_point(
         Ok(metadata) => metadata,
         Err(_) if !point.mandatory() => return Ok(Vec::new()),
         // Name resolution and trust stores: the guest does neither.
-        Err(error) if src.starts_with("/etc") && error.kind() == io::ErrorKind::NotFound => {
-            return leave_out("is not on this host, and the guest does not need it");
+        Err(error)
+            if !rules.as_written && src.starts_with("/etc") && error.kind() == io::ErrorKind::NotFound =>
+        {
+            return leave_out(corrections, "is not on this host, and the guest does not need it");
         }
         Err(source) => return Err(JailError::Source { field, path: src, source }),
     };
@@ -157,10 +207,16 @@ fn settle_point(
     if real == Path::new("/") {
         return refused("binds the host's root");
     }
-    if real == Path::new("/dev") {
+    if real == Path::new("/dev") && rules.as_written {
+        let why = "each of the host's devices whose node lets everybody in is open to the program";
+        corrections.push(Correction::new(&field, "all of /dev", "kept", why));
+    } else if real == Path::new("/dev") {
         let why = "the guest needs no host device; null, zero, full, random, urandom and the streams stay";
         corrections.push(Correction::new(&field, "all of /dev", "a minimal /dev", why));
         return Ok(minimal_dev(&field, &point.dst));
+    }
+    if real == Path::new("/proc") && !rules.fresh_proc {
+        return Ok(vec![hosts_proc(file_system(field, &point.dst, "proc", ""), corrections)?]);
     }
     if real == Path::new("/proc") {
         corrections.push(Correction::new(
@@ -171,20 +227,75 @@ fn settle_point(
         ));
         return Ok(vec![file_system(field, &point.dst, "proc", "")]);
     }
-    if real.starts_with("/proc") || real.starts_with("/sys") {
-        return leave_out("is kernel state of the host");
+    if real.starts_with("/proc") || (real.starts_with("/sys") && !rules.as_written) {
+        return leave_out(corrections, "is kernel state of the host");
+    }
+    if metadata.file_type().is_socket() && rules.as_written {
+        return leave_out(
+            corrections,
+            "is a socket; read-only does not stop a connection. A bind besides the policy lets it in",
+        );
     }
     if metadata.file_type().is_socket() {
         return leave_out(
+            corrections,
             "is a socket; read-only does not stop a connection, and the builder's comes as a descriptor",
         );
     }
-    if ["/run", "/var", "/home", "/root"].iter().any(|dir| real == Path::new(dir))
+    if rules.as_written {
+        if ["/run", "/var"].iter().any(|dir| real == Path::new(dir))
+            || DAEMONS.iter().any(|name| real.join(name).exists())
+        {
+            return leave_out(
+                corrections,
+                "holds daemon sockets; a bind besides the policy lets single ones in",
+            );
+        }
+        if point.rw() && !rules.locked && is_read_only(&src) {
+            return refused("would make writable what the host has mounted read-only");
+        }
+    } else if ["/run", "/var", "/home", "/root"].iter().any(|dir| real == Path::new(dir))
         || ["/home", "/var/home"].iter().any(|dir| real.parent() == Some(Path::new(dir)))
     {
-        return leave_out("holds daemon sockets, or a home with keys and credentials");
+        return leave_out(corrections, "holds daemon sockets, or a home with keys and credentials");
     }
-    Ok(vec![Entry { field, point, source: Some((src, metadata)), idmap: false }])
+    let source = Some((src, metadata));
+    Ok(vec![Entry { field, point, source, idmap: false, own_flags: rules.as_written }])
+}
+
+fn is_read_only(path: &Path) -> bool {
+    let flags = rustix::fs::statvfs(path).map(|found| found.f_flag);
+    // What cannot be asked cannot be trusted.
+    flags.is_ok_and(|flags| flags.contains(rustix::fs::StatVfsMountFlags::RDONLY)) || flags.is_err()
+}
+
+/// An entry without a source on the host.
+fn made(field: String, point: MountPt) -> Entry {
+    Entry { field, point, source: None, idmap: false, own_flags: false }
+}
+
+/// In a user namespace the kernel mounts no fresh `/proc` for a process namespace of the host's, so the host's is bound.
+fn hosts_proc(proc: Entry, corrections: &mut Vec<Correction>) -> Result<Entry, JailError> {
+    let Entry { field, point, .. } = proc;
+    let why = "without an own process namespace the kernel gives no other";
+    corrections.push(Correction::new(&field, "/proc", "the host's /proc, read-only", why));
+    let source = PathBuf::from("/proc");
+    let metadata = fs::metadata(&source).map_err(|error| JailError::Source {
+        field: field.clone(),
+        path: source.clone(),
+        source: error,
+    })?;
+    let point = MountPt {
+        src: Some("/proc".to_owned()),
+        dst: point.dst,
+        is_bind: Some(true),
+        nosuid: Some(true),
+        nodev: Some(true),
+        noexec: Some(true),
+        mandatory: point.mandatory,
+        ..MountPt::default()
+    };
+    Ok(Entry { field, point, source: Some((source, metadata)), idmap: false, own_flags: false })
 }
 
 fn file_system(field: String, dst: &str, fstype: &str, options: &str) -> Entry {
@@ -194,7 +305,7 @@ fn file_system(field: String, dst: &str, fstype: &str, options: &str) -> Entry {
         options: (!options.is_empty()).then(|| options.to_owned()),
         ..MountPt::default()
     };
-    Entry { field, point, source: None, idmap: false }
+    made(field, point)
 }
 
 fn minimal_dev(field: &str, dst: &str) -> Vec<Entry> {
@@ -212,7 +323,8 @@ fn minimal_dev(field: &str, dst: &str) -> Vec<Entry> {
             rw: Some(true),
             ..MountPt::default()
         };
-        entries.push(Entry { field: field.to_owned(), point, source: Some((src, metadata)), idmap: false });
+        let source = Some((src, metadata));
+        entries.push(Entry { field: field.to_owned(), point, source, idmap: false, own_flags: false });
     }
     for (name, target) in STREAMS {
         let point = MountPt {
@@ -221,7 +333,7 @@ fn minimal_dev(field: &str, dst: &str) -> Vec<Entry> {
             is_symlink: Some(true),
             ..MountPt::default()
         };
-        entries.push(Entry { field: field.to_owned(), point, source: None, idmap: false });
+        entries.push(made(field.to_owned(), point));
     }
     entries
 }
@@ -250,6 +362,7 @@ fn override_entries(
         point: MountPt { dst, is_bind: Some(true), rw: bind.rw.then_some(true), ..MountPt::default() },
         source: Some((src, metadata)),
         idmap: bind.idmap,
+        own_flags: false,
     };
     let mut entries = vec![entry(bind.src.clone(), dst.clone(), metadata)];
     if !bind.rw && bind.is_dir && !staging {
@@ -291,6 +404,10 @@ fn finish(config: &mut NsJailConfig, entries: Vec<Entry>) -> Tree {
                 }
             });
             let kind = metadata.file_type();
+            let device = kind.is_char_device() || kind.is_block_device();
+            if entry.own_flags {
+                tree.own_flags.push(index);
+            }
             tree.binds.push(BindSource {
                 mount: index,
                 field: entry.field,
@@ -298,7 +415,8 @@ fn finish(config: &mut NsJailConfig, entries: Vec<Entry>) -> Tree {
                 dst: point.dst.clone(),
                 rw: point.rw(),
                 idmap: entry.idmap,
-                device: kind.is_char_device() || kind.is_block_device(),
+                nosuid: !entry.own_flags || point.nosuid(),
+                nodev: if entry.own_flags { point.nodev() } else { !device },
                 is_dir: metadata.is_dir(),
                 owner: HostIds { uid: metadata.uid(), gid: metadata.gid() },
             });

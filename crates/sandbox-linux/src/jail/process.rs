@@ -1,5 +1,6 @@
 //! The policy's fields about the process: supervision, namespaces, privileges, filter. One table of what ktl does
-//! not leave to a policy, with the reason that the user reads.
+//! not leave to a policy for a build client, with the reason that the user reads. What holds for every program as well
+//! ([`program`](super::program)) stands in functions of its own.
 
 use super::{Correction, JailError};
 use crate::proto::{Mode, NsJailConfig};
@@ -10,18 +11,10 @@ pub(super) fn settle(
     corrections: &mut Vec<Correction>,
 ) -> Result<(), JailError> {
     refuse(config)?;
+    settle_mode(config, corrections);
     let mut correct = |field: &str, was: &str, now: &str, why: &str| {
         corrections.push(Correction::new(field, was, now, why));
     };
-    if config.mode() == Mode::Execve {
-        correct(
-            "mode",
-            "EXECVE",
-            "ONCE",
-            "without a supervisor the guest stays in the host's process namespace, and root cannot start it",
-        );
-    }
-    config.mode = Some(Mode::Once.into());
     for (field, value, why) in [
         (
             "clone_newuser",
@@ -55,13 +48,9 @@ pub(super) fn settle(
             &mut config.disable_no_new_privs,
             "the guest may not gain privileges by exec",
         ),
-        ("no_pivotroot", &mut config.no_pivotroot, "the host's root would stay mounted behind the guest's"),
+        ("no_pivotroot", &mut config.no_pivotroot, NO_PIVOTROOT),
         ("skip_setsid", &mut config.skip_setsid, "the guest could type into the caller's terminal"),
-        (
-            "forward_signals",
-            &mut config.forward_signals,
-            "nsjail hangs on a guest without handlers; ktl stops it by itself",
-        ),
+        ("forward_signals", &mut config.forward_signals, FORWARD_SIGNALS),
         ("disable_tsc", &mut config.disable_tsc, "the guest's clock reads the counter"),
         ("silent", &mut config.silent, "the guest prints the build's progress"),
         ("stderr_to_null", &mut config.stderr_to_null, "the guest prints the build's progress"),
@@ -98,18 +87,7 @@ pub(super) fn settle(
     if let Some(exe) = config.exec_bin.take() {
         correct("exec_bin", &exe.path, "ktl's own program", "the jail is for the build client");
     }
-    if config.log_fd.take().is_some() | config.log_file.take().is_some() {
-        correct(
-            "log_fd, log_file",
-            "set",
-            "a pipe to ktl",
-            "the log tells a jail failure from a build failure",
-        );
-    }
-    config.log_level = None;
     config.seccomp_unotify_report = None;
-    (config.port, config.bindhost) = (None, None);
-    (config.max_conns, config.max_conns_per_ip) = (None, None);
     config.time_limit.get_or_insert(0);
     config.nice_level.get_or_insert(0);
 
@@ -118,6 +96,7 @@ pub(super) fn settle(
     if !bare.is_empty() {
         correct("envar", &bare.join(" "), "left out", "host values do not enter; write NAME=value");
     }
+    settle_reports(config, corrections);
     settle_seccomp(config, corrections)?;
     if no_network {
         settle_no_network(config, corrections);
@@ -125,13 +104,37 @@ pub(super) fn settle(
     Ok(())
 }
 
-fn refuse(config: &NsJailConfig) -> Result<(), JailError> {
+/// Why a field is always off.
+pub(super) const NO_PIVOTROOT: &str = "the host's root would stay mounted behind the guest's";
+pub(super) const FORWARD_SIGNALS: &str = "nsjail hangs on a guest without handlers; ktl stops it by itself";
+
+pub(super) fn settle_mode(config: &mut NsJailConfig, corrections: &mut Vec<Correction>) {
+    if config.mode() == Mode::Execve {
+        let why =
+            "without a supervisor the guest stays in the host's process namespace, and root cannot start it";
+        corrections.push(Correction::new("mode", "EXECVE", "ONCE", why));
+    }
+    config.mode = Some(Mode::Once.into());
+}
+
+/// The log, and what belongs to modes that no jail has.
+pub(super) fn settle_reports(config: &mut NsJailConfig, corrections: &mut Vec<Correction>) {
+    if config.log_fd.take().is_some() | config.log_file.take().is_some() {
+        let why = "the log tells a jail failure from a build failure";
+        corrections.push(Correction::new("log_fd, log_file", "set", "a pipe to ktl", why));
+    }
+    config.log_level = None;
+    (config.port, config.bindhost) = (None, None);
+    (config.max_conns, config.max_conns_per_ip) = (None, None);
+}
+
+pub(super) fn refuse(config: &NsJailConfig) -> Result<(), JailError> {
     let refused = |field: &'static str, why: &'static str| Err(JailError::refused(field, why));
     match config.mode() {
         Mode::Listen => {
-            return refused("mode", "LISTEN starts a jail per network connection; a build is run ONCE");
+            return refused("mode", "LISTEN starts a jail per network connection; ktl's are run ONCE");
         }
-        Mode::Rerun => return refused("mode", "RERUN starts over for ever; a build is run ONCE"),
+        Mode::Rerun => return refused("mode", "RERUN starts over for ever; ktl's jails are run ONCE"),
         Mode::Once | Mode::Execve => {}
     }
     if config.daemon() {
@@ -143,7 +146,10 @@ fn refuse(config: &NsJailConfig) -> Result<(), JailError> {
     Ok(())
 }
 
-fn settle_seccomp(config: &mut NsJailConfig, corrections: &mut Vec<Correction>) -> Result<(), JailError> {
+pub(super) fn settle_seccomp(
+    config: &mut NsJailConfig,
+    corrections: &mut Vec<Correction>,
+) -> Result<(), JailError> {
     let filled = config.seccomp_string.iter().any(|line| !line.trim().is_empty());
     if let Some(file) = config.seccomp_policy_file.take().filter(|file| !file.is_empty()) {
         if filled {
@@ -164,7 +170,7 @@ fn settle_seccomp(config: &mut NsJailConfig, corrections: &mut Vec<Correction>) 
         let text =
             String::from_utf8(text).map_err(|_| JailError::refused("seccomp_policy_file", "is not UTF-8"))?;
         config.seccomp_string = vec![text];
-    } else if !filled {
+    } else if !filled && !config.disable_no_new_privs() {
         corrections.push(Correction::new(
             "seccomp_string",
             "unset",
@@ -176,7 +182,7 @@ fn settle_seccomp(config: &mut NsJailConfig, corrections: &mut Vec<Correction>) 
     Ok(())
 }
 
-fn settle_no_network(config: &mut NsJailConfig, corrections: &mut Vec<Correction>) {
+pub(super) fn settle_no_network(config: &mut NsJailConfig, corrections: &mut Vec<Correction>) {
     let mut correct = |field: &str, was: &str, now: &str| {
         corrections.push(Correction::new(
             field,

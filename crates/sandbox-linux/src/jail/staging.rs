@@ -29,7 +29,8 @@ pub(super) struct BindSource {
     pub dst: String,
     pub rw: bool,
     pub idmap: bool,
-    pub device: bool,
+    pub nosuid: bool,
+    pub nodev: bool,
     pub is_dir: bool,
     /// Owner of the tree's root.
     pub owner: HostIds,
@@ -72,7 +73,7 @@ pub(super) fn stage(binds: &[BindSource], guest: HostIds) -> Result<Vec<Staged>,
         let tree = rustix::mount::open_tree(rustix::fs::CWD, &bind.src, flags)
             .map_err(|error| failed(error.into()))?;
         let attributes =
-            MountAttributes { read_only: !bind.rw, nosuid: true, nodev: !bind.device, noexec: false };
+            MountAttributes { read_only: !bind.rw, nosuid: bind.nosuid, nodev: bind.nodev, noexec: false };
         sys::mount_setattr(tree.as_fd(), attributes).map_err(failed)?;
         let mut owner_is_guest = bind.owner == guest;
         if bind.idmap && !owner_is_guest {

@@ -28,7 +28,15 @@ pub(super) fn run(setup: &Setup) -> i32 {
         .map_err(Stage::Program.failed())
     });
     match program {
-        Ok(program) => init::run(setup.status.as_fd(), program),
+        Ok(program) => match become_init(setup) {
+            Ok(()) => init::run(setup.status.as_fd(), program),
+            // The end of a process namespace's first process is everybody's.
+            Err(failure) => {
+                contain::send_signal(program, libc::SIGKILL);
+                tell_failure(setup.status.as_fd(), failure);
+                FAILED
+            }
+        },
         Err(failure) => {
             tell_failure(setup.status.as_fd(), failure);
             FAILED
@@ -41,8 +49,12 @@ fn contain_self(setup: &Setup) -> std::result::Result<(), Failure<'_>> {
     die_with_parent().map_err(Stage::Supervision.failed())?;
     contain::close_copy(setup.go_parent.as_fd());
     contain::block_signals().map_err(Stage::Supervision.failed())?;
-    rustix::process::setsid().map_err(Stage::Session.failed())?;
-    net::set_host_name(&setup.hostname).map_err(Stage::Hostname.failed())?;
+    if !setup.keep_session {
+        rustix::process::setsid().map_err(Stage::Session.failed())?;
+    }
+    if let Some(name) = &setup.hostname {
+        net::set_host_name(name).map_err(Stage::Hostname.failed())?;
+    }
     if setup.loopback {
         net::loopback_up().map_err(Stage::Network.failed())?;
     }
@@ -50,7 +62,9 @@ fn contain_self(setup: &Setup) -> std::result::Result<(), Failure<'_>> {
 
     wait_for_maps(setup).map_err(Stage::Supervision.failed())?;
     setup.ids.take().map_err(Stage::Ids.failed())?;
-    user::forbid_nesting().map_err(Stage::Nesting.failed_on(user::NESTING.to_bytes()))?;
+    if setup.ids.own && setup.capabilities == 0 {
+        user::forbid_nesting().map_err(Stage::Nesting.failed_on(user::NESTING.to_bytes()))?;
+    }
     // The change of ids has cleared it.
     die_with_parent().map_err(Stage::Supervision.failed())?;
     parent_is_alive(setup).map_err(Stage::Supervision.failed())?;
@@ -61,9 +75,18 @@ fn contain_self(setup: &Setup) -> std::result::Result<(), Failure<'_>> {
         .map_err(Stage::WorkingDirectory.failed_on(setup.cwd.as_bytes()))?;
     rustix::process::umask(umask);
 
-    rustix::thread::set_no_new_privs(true).map_err(Stage::NewPrivileges.failed())?;
+    if setup.no_new_privs {
+        rustix::thread::set_no_new_privs(true).map_err(Stage::NewPrivileges.failed())?;
+    }
     keyring::replace().map_err(Stage::Keyring.failed())?;
-    caps::drop_all().map_err(Stage::Capabilities.failed())?;
+    if setup.own_time {
+        contain::unshare_time().map_err(Stage::Time.failed())?;
+    }
+    match setup.capabilities {
+        0 => caps::drop_all(),
+        kept => caps::keep(kept),
+    }
+    .map_err(Stage::Capabilities.failed())?;
     if let Some(cpus) = &setup.cpus {
         rustix::thread::sched_setaffinity(None, cpus).map_err(Stage::Processors.failed())?;
     }
@@ -71,6 +94,17 @@ fn contain_self(setup: &Setup) -> std::result::Result<(), Failure<'_>> {
     // Init runs without the filter, so the program, which has the same id, must not be able to trace it. An exec
     // makes the program dumpable again.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Stage::Program.failed())
+}
+
+/// What init does without once the program is there: its capabilities, and the terminal's signals.
+fn become_init(setup: &Setup) -> std::result::Result<(), Failure<'_>> {
+    if setup.capabilities != 0 {
+        caps::drop_all().map_err(Stage::Capabilities.failed())?;
+    }
+    if setup.keep_session {
+        rustix::process::setpgid(None, None).map_err(Stage::Session.failed())?;
+    }
+    Ok(())
 }
 
 fn die_with_parent() -> Result<()> {
@@ -102,17 +136,35 @@ fn parent_is_alive(setup: &Setup) -> Result<()> {
 /// Does not return but with a failure.
 fn become_program(setup: &Setup) -> std::result::Result<std::convert::Infallible, Failure<'_>> {
     // Numbers before limits, which may be lower than they; rules before numbers, which may be those of the mounts.
+    if let Some((null, streams)) = &setup.null {
+        for stream in streams.clone() {
+            contain::place_fd(null.as_fd(), stream).map_err(Stage::Descriptors.failed())?;
+        }
+    }
     let rules = landlock::rules(setup).map_err(Stage::Landlock.failed())?;
     contain::close_on_exec().map_err(Stage::Descriptors.failed())?;
     for (fd, number) in &setup.fds {
         contain::place_fd(fd.as_fd(), *number).map_err(Stage::Descriptors.failed())?;
     }
     rlimit::set(&setup.limits).map_err(Stage::Limits.failed())?;
+    if !setup.own_processes {
+        die_with_parent().map_err(Stage::Supervision.failed())?;
+    }
     // A session without a terminal: nothing can be typed into the caller's (TIOCSTI).
-    rustix::process::setsid().map_err(Stage::Session.failed())?;
+    if !setup.keep_session {
+        rustix::process::setsid().map_err(Stage::Session.failed())?;
+    }
+    if let Some(bits) = setup.personality {
+        contain::set_personality(bits).map_err(Stage::Personality.failed())?;
+    }
+    if setup.forbid_tsc {
+        contain::forbid_tsc().map_err(Stage::Counter.failed())?;
+    }
     contain::reset_signals(&setup.mask).map_err(Stage::Signals.failed())?;
     tell_start(setup.status.as_fd());
     landlock::restrict(rules.as_ref()).map_err(Stage::Landlock.failed())?;
-    setup.filter.install().map_err(|error| Stage::Filter.failed()(tree::errno(error)))?;
+    if let Some(filter) = &setup.filter {
+        filter.install().map_err(|error| Stage::Filter.failed()(tree::errno(error)))?;
+    }
     Err(Stage::Exec.failed_on(setup.program.as_bytes())(setup.image.exec()))
 }

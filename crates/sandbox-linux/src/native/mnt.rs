@@ -67,6 +67,8 @@ pub(super) struct Point {
     pub is_dir: bool,
     pub mandatory: bool,
     pub attributes: MountAttributes,
+    /// A bind's nosuid and nodev are the policy's to say; otherwise they are always on.
+    pub own_flags: bool,
     pub made: OnceCell<Made>,
     /// The detached tree of a [`Source::Content`].
     pub content: OnceCell<OwnedFd>,
@@ -147,6 +149,7 @@ fn settle(jail: &Jail, index: usize, point: &MountPt) -> Result<Point, NativeErr
         below: c_string(dst, dst.trim_start_matches('/'))?,
         names,
         attributes: attributes(point),
+        own_flags: jail.has_own_flags(index),
         source,
         rw: point.rw(),
         is_dir,

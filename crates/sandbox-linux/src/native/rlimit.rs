@@ -8,6 +8,9 @@ use crate::proto::NsJailConfig;
 
 /// Values in the kernel's units.
 pub(super) fn values(config: &NsJailConfig) -> Result<Vec<(Resource, u64)>> {
+    if config.disable_rl() {
+        return Ok(Vec::new());
+    }
     limits::RESOURCES
         .into_iter()
         .map(|(name, resource)| {

@@ -14,6 +14,7 @@ use super::{NativeError, cgroup, child, refuse};
 use crate::command::Command;
 use crate::jail::Jail;
 use crate::log::Level;
+use crate::proto::NsJailConfig;
 use crate::supervise::{Running, signals};
 use crate::sys::contain;
 
@@ -73,16 +74,7 @@ fn start(
         let hint = hints(jail.by_root(), &[line(Level::Error, &text)]);
         NativeError::Start { stage: stage.name().to_owned(), source, hint }
     };
-    let mut flags = libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
-    if jail.config().clone_newnet() {
-        flags |= libc::CLONE_NEWNET;
-    }
-    let cloned = contain::clone_into(flags, || child::run(setup))
+    let cloned = contain::clone_into(namespaces(jail.config()), || child::run(setup))
         .map_err(|error| failed(Stage::Namespaces, error.into()))?;
     let mut groups = None;
     let mut ready = || {
@@ -109,4 +101,20 @@ fn start(
             Err(failed(stage, error))
         }
     }
+}
+
+/// The namespaces that clone(2) makes; that of time is made later, by the child.
+fn namespaces(config: &NsJailConfig) -> libc::c_int {
+    [
+        (config.clone_newuser(), libc::CLONE_NEWUSER),
+        (config.clone_newns(), libc::CLONE_NEWNS),
+        (config.clone_newpid(), libc::CLONE_NEWPID),
+        (config.clone_newipc(), libc::CLONE_NEWIPC),
+        (config.clone_newuts(), libc::CLONE_NEWUTS),
+        (config.clone_newcgroup(), libc::CLONE_NEWCGROUP),
+        (config.clone_newnet(), libc::CLONE_NEWNET),
+    ]
+    .into_iter()
+    .filter(|(wanted, _)| *wanted)
+    .fold(0, |all, (_, flag)| all | flag)
 }

@@ -182,8 +182,8 @@ fn make(file_system: &FileSystem, attributes: MountAttributes) -> Result<OwnedFd
     rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
 }
 
-/// A detached copy of a host tree with its attributes: read-only down to the last submount, never set-uid, and
-/// without device nodes unless it is one.
+/// A detached copy of a host tree with its attributes: read-only down to the last submount, and, where it is not the
+/// policy's to say, never set-uid and without device nodes unless it is one.
 fn bind(path: &std::ffi::CStr, point: &Point) -> Result<OwnedFd> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
@@ -194,8 +194,9 @@ fn bind(path: &std::ffi::CStr, point: &Point) -> Result<OwnedFd> {
     let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&tree)?.st_mode);
     let attributes = MountAttributes {
         read_only: !point.rw,
-        nosuid: true,
-        nodev: point.attributes.nodev || !(kind.is_char_device() || kind.is_block_device()),
+        nosuid: point.attributes.nosuid || !point.own_flags,
+        nodev: point.attributes.nodev
+            || !(point.own_flags || kind.is_char_device() || kind.is_block_device()),
         noexec: point.attributes.noexec,
     };
     set(tree.as_fd(), attributes)?;

@@ -22,7 +22,7 @@ pub enum Probe {
 }
 
 /// The kernel's capabilities by bit number, capabilities(7).
-pub(super) const CAPABILITIES: [&str; 41] = [
+pub(crate) const CAPABILITIES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
     "DAC_READ_SEARCH",

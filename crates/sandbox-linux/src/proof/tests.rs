@@ -12,6 +12,13 @@ fn promises() -> Promises {
     };
     Promises {
         host_namespaces: caller::NAMESPACES.iter().map(|k| ((*k).to_owned(), 1)).collect(),
+        shared_namespaces: Vec::new(),
+        uid: 1000,
+        gid: 1000,
+        capabilities: 0,
+        no_new_privs: true,
+        filters: 1,
+        host_filters: Some(2),
         uid_map: vec![extent],
         gid_map: vec![extent],
         by_root: true,
@@ -30,7 +37,8 @@ fn promises() -> Promises {
 }
 
 fn facts() -> Facts {
-    let status = "CapInh 0\nCapPrm 0\nCapEff 0\nCapBnd 0\nCapAmb 0\nNoNewPrivs 1\nSeccomp 2\nGroups ";
+    let status = "CapInh 0\nCapPrm 0\nCapEff 0\nCapBnd 0\nCapAmb 0\nNoNewPrivs 1\nSeccomp 2\nGroups \n\
+                  Seccomp_filters 3\nUid 1000\t1000\t1000\t1000\nGid 1000\t1000\t1000\t1000";
     Facts {
         namespaces: caller::NAMESPACES.iter().map(|k| ((*k).to_owned(), 2)).collect(),
         uid_map: promises().uid_map,
@@ -82,7 +90,7 @@ fn the_promised_jail_passes() {
 
 #[test]
 fn each_difference_is_found() {
-    let cases: [(Edit, &str); 26] = [
+    let cases: [(Edit, &str); 30] = [
         (
             |f| {
                 f.namespaces.insert("user".into(), 1);
@@ -156,6 +164,30 @@ fn each_difference_is_found() {
         ),
         (
             |f| {
+                f.status.insert("Seccomp_filters".into(), "2".into());
+            },
+            "2 system call filters are on, not 3",
+        ),
+        (
+            |f| {
+                f.status.remove("Seccomp_filters");
+            },
+            "unknown system call filters",
+        ),
+        (
+            |f| {
+                f.status.insert("Uid".into(), "1000\t0\t1000\t1000".into());
+            },
+            "Uid is",
+        ),
+        (
+            |f| {
+                f.status.insert("CapEff".into(), "".into());
+            },
+            "CapEff is",
+        ),
+        (
+            |f| {
                 f.mounts.remove(2);
             },
             "nothing is mounted on \"/ws\"",
@@ -186,6 +218,88 @@ fn each_difference_is_found() {
         let error = compare(&promises(), &facts).unwrap_err().to_string();
         assert!(error.contains(want), "{want}: {error}");
     }
+}
+
+type Promise = fn(&mut Promises);
+
+/// What a policy for any program may promise is found or missed as well.
+#[test]
+fn privileges_are_compared_both_ways() {
+    let full = "000001ffffffffff";
+    let with = |capabilities: &str, no_new_privs: &str, seccomp: &str, filters: &str| {
+        let mut facts = facts();
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            facts.status.insert(set.to_owned(), capabilities.to_owned());
+        }
+        for (name, value) in
+            [("NoNewPrivs", no_new_privs), ("Seccomp", seccomp), ("Seccomp_filters", filters)]
+        {
+            facts.status.insert(name.to_owned(), value.to_owned());
+        }
+        facts
+    };
+    let cases: [(Promise, Facts, Result<&str, &str>); 9] = [
+        (
+            |p| p.capabilities = u64::MAX >> 23,
+            with(full, "1", "2", "3"),
+            Ok("all capabilities of its user namespace, no new privileges"),
+        ),
+        (
+            |p| p.capabilities = 1 | 1 << 21,
+            with("0000000000200001", "1", "2", "3"),
+            Ok("capabilities: CHOWN SYS_ADMIN, no new"),
+        ),
+        (|p| p.capabilities = 1, with("0", "1", "2", "3"), Err("capability set CapInh is 0")),
+        (|_| (), with("1", "1", "2", "3"), Err("capability set CapAmb is 1")),
+        (
+            |p| {
+                p.capabilities = 1;
+                p.host_namespaces.remove("user");
+                p.shared_namespaces.push("user".to_owned());
+            },
+            with("1", "1", "2", "3"),
+            Err("the capabilities are the host's"),
+        ),
+        (
+            |p| (p.no_new_privs, p.filters, p.host_filters) = (false, 0, Some(0)),
+            with("0", "0", "0", "0"),
+            Ok("new privileges by exec, no system call filter"),
+        ),
+        (|p| p.no_new_privs = false, with("0", "1", "2", "3"), Err("no_new_privs is set")),
+        (|p| p.filters = 0, with("0", "1", "2", "3"), Err("3 system call filters are on, not 2")),
+        (|p| p.host_filters = None, with("0", "1", "2", ""), Ok("system call filter on")),
+    ];
+    for (edit, facts, want) in cases {
+        let mut promises = promises();
+        edit(&mut promises);
+        match (compare(&promises, &facts), want) {
+            (Ok(proof), Ok(want)) => assert!(proof.to_string().contains(want), "{want}: {proof}"),
+            (Err(error), Err(want)) => assert!(error.to_string().contains(want), "{want}: {error}"),
+            (got, want) => panic!("{want:?}: {got:?}"),
+        }
+    }
+}
+
+#[test]
+fn shared_namespaces_are_named_and_never_the_mounts() {
+    let share = |kind: &str| {
+        let mut promises = promises();
+        promises.host_namespaces.remove(kind);
+        promises.shared_namespaces.push(kind.to_owned());
+        promises.no_network = false;
+        compare(&promises, &facts())
+    };
+    for kind in ["pid", "ipc", "uts", "cgroup", "net"] {
+        let proof = share(kind).unwrap();
+        assert!(proof.to_string().contains(&format!("the host's: {kind};")), "{proof}");
+        assert_eq!(proof.warnings.len(), usize::from(kind == "pid"));
+    }
+    assert!(share("mnt").unwrap_err().to_string().contains("no mnt namespace was promised"));
+    let mut root = promises();
+    root.host_namespaces.remove("user");
+    root.shared_namespaces.push("user".to_owned());
+    root.uid = 0;
+    assert!(compare(&root, &facts()).unwrap_err().to_string().contains("Uid is the host's 0"));
 }
 
 #[test]

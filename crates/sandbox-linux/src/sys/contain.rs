@@ -132,9 +132,9 @@ pub(crate) fn send_signal(pid: Pid, signal: libc::c_int) {
     unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) };
 }
 
-/// Empties the bounding set. Needs CAP_SETPCAP.
-pub(crate) fn drop_bounding_set() -> Result<()> {
-    for capability in 0..64 {
+/// Takes what is not in `kept` out of the bounding set. Needs CAP_SETPCAP.
+pub(crate) fn limit_bounding_set(kept: u64) -> Result<()> {
+    for capability in (0..64).filter(|capability| kept >> capability & 1 == 0) {
         // SAFETY: takes numbers only.
         let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
         match check(dropped.into()) {
@@ -144,6 +144,31 @@ pub(crate) fn drop_bounding_set() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Sets the execution domain, which the next program starts with: the bits of personality(2).
+pub(crate) fn set_personality(bits: libc::c_ulong) -> Result<()> {
+    // SAFETY: takes a number only.
+    check(unsafe { libc::personality(bits) }.into())
+}
+
+/// Lets this thread and what it starts die of SIGSEGV when they read the time-stamp counter.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn forbid_tsc() -> Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::prctl(libc::PR_SET_TSC, libc::PR_TSC_SIGSEGV, 0, 0, 0) }.into())
+}
+
+/// Other processors have no such switch.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn forbid_tsc() -> Result<()> {
+    Err(Errno::INVAL)
+}
+
+/// Makes this process's coming children those of a new time namespace.
+pub(crate) fn unshare_time() -> Result<()> {
+    // SAFETY: takes a number only; memory, files and the like stay as they are.
+    check(unsafe { libc::unshare(libc::CLONE_NEWTIME) }.into())
 }
 
 /// A session keyring of its own, so that the caller's keys are out of reach.
@@ -233,6 +258,8 @@ pub(crate) fn standard_streams() -> [BorrowedFd<'static>; 3] {
 /// A program to become, with its argument and environment arrays.
 #[derive(Debug)]
 pub(crate) struct Image {
+    /// The file itself, where it is not to be looked up by its path.
+    file: Option<OwnedFd>,
     path: CString,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
@@ -247,11 +274,23 @@ impl Image {
             strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect::<Vec<*const c_char>>()
         };
         let (argv, envp) = (array(&args), array(&env));
-        Image { path, argv, envp, _strings: args.into_iter().chain(env).collect() }
+        Image { file: None, path, argv, envp, _strings: args.into_iter().chain(env).collect() }
+    }
+
+    /// The same program by the descriptor of its file.
+    pub(crate) fn of_file(self, file: OwnedFd) -> Image {
+        Image { file: Some(file), ..self }
     }
 
     /// Replaces this process; returns why it could not.
     pub(crate) fn exec(&self) -> Errno {
+        if let Some(file) = &self.file {
+            let (file, flag) = (file.as_raw_fd(), libc::AT_EMPTY_PATH);
+            let (argv, envp) = (self.argv.as_ptr(), self.envp.as_ptr());
+            // SAFETY: the empty path and both arrays are NUL-terminated, and the arrays point to strings of this value.
+            unsafe { libc::syscall(libc::SYS_execveat, file, c"".as_ptr(), argv, envp, flag) };
+            return last_errno();
+        }
         // SAFETY: the path and both arrays are NUL-terminated and point to strings that this value owns.
         unsafe { libc::execve(self.path.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr()) };
         last_errno()
