@@ -21,14 +21,14 @@ use crate::rig::role;
 /// What a killed program ends with, seen through nsjail.
 const KILLED: i32 = 128 + libc::SIGSYS;
 /// What the program ends with when its call returned a positive number.
-const POSITIVE: i32 = 200;
+pub const POSITIVE: i32 = 200;
 /// What nsjail ends with when it could not set up the jail.
 const NOT_STARTED: i32 = 255;
 
 /// Number and arguments of a call.
-type Call = (u32, [u64; 6]);
+pub type Call = (u32, [u64; 6]);
 
-const fn call(number: u32, a: u64, b: u64, c: u64) -> Call {
+pub const fn call(number: u32, a: u64, b: u64, c: u64) -> Call {
     (number, [a, b, c, 0, 0, 0])
 }
 
@@ -340,7 +340,7 @@ impl Bench {
 }
 
 /// An executable that makes one call and ends with its errno, with 0, or with [`POSITIVE`].
-fn probe((number, args): Call) -> Vec<u8> {
+pub fn probe((number, args): Call) -> Vec<u8> {
     let mut code = Vec::new();
     // mov imm64 to rax, rdi, rsi, rdx, r10, r8, r9
     let registers: [[u8; 2]; 7] =
@@ -350,6 +350,18 @@ fn probe((number, args): Call) -> Vec<u8> {
         code.extend(value.to_le_bytes());
     }
     code.extend([0x0f, 0x05]); // syscall
+    executable(code)
+}
+
+/// The same for a call of the 32-bit ABI without arguments.
+pub fn foreign_probe(number: u32) -> Vec<u8> {
+    let mut code = vec![0xb8]; // mov eax
+    code.extend(number.to_le_bytes());
+    code.extend([0xcd, 0x80, 0x48, 0x98]); // int 0x80; cdqe
+    executable(code)
+}
+
+fn executable(mut code: Vec<u8>) -> Vec<u8> {
     code.extend([0x48, 0x89, 0xc7, 0x48, 0xf7, 0xdf]); // mov rdi, rax; neg rdi
     code.extend([0x48, 0x81, 0xff, 0xff, 0x0f, 0x00, 0x00]); // cmp rdi, 4095
     code.extend([0x76, 0x05, 0xbf]); // jbe over the next; mov edi, POSITIVE

@@ -1,6 +1,8 @@
 //! Real jails, through the real nsjail and by the native runtime: as root when the tests run as root, and as a plain user in any case (root
 //! starts this very program again under an unused id). One binary, because linking is what tests here cost most.
 
+mod corpus;
+mod corpus_rig;
 mod escapes;
 mod guest;
 mod kafel;
@@ -10,4 +12,4 @@ mod plain;
 mod rig;
 mod root;
 mod signals;
-mod views;
+mod view;

@@ -122,7 +122,7 @@ impl Nsjail {
         // It prints the message in the text form, with each byte beyond ASCII escaped.
         let (_, after) = log.split_once("Parsed ").unwrap_or_else(|| panic!("{log}"));
         let (_, message) = after.split_once(":\n'").unwrap_or_else(|| panic!("{log}"));
-        let (message, _) = message.rsplit_once("'\n Usage: ").unwrap_or_else(|| panic!("{log}"));
+        let (message, _) = message.rsplit_once('\'').unwrap_or_else(|| panic!("{log}"));
         let policy = Policy::parse("nsjail", format!("#\n{message}").as_bytes());
         Some(policy.map_or_else(|error| format!("{message}: {error}"), |policy| one_line(&policy)))
     }

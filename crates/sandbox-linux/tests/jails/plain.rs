@@ -52,7 +52,7 @@ fn checks() {
     }
     if role().is_none_or(|role| role != "groups") {
         crate::native::checks();
-        crate::views::compare();
+        crate::corpus::compare();
         crate::escapes::attempts();
         crate::escapes::a_shared_network_is_not_the_hosts_sockets();
     }
