@@ -9,6 +9,11 @@ use crate::sys::contain;
 /// The bounding set first, because emptying it takes a capability.
 pub(super) fn drop_all() -> Result<()> {
     contain::limit_bounding_set(0)?;
+    drop_held()
+}
+
+/// Drops what this process holds, for init, which never execs.
+pub(super) fn drop_held() -> Result<()> {
     rustix::thread::clear_ambient_capability_set()?;
     let none = CapabilitySet::empty();
     rustix::thread::set_capabilities(

@@ -99,7 +99,7 @@ fn contain_self(setup: &Setup) -> std::result::Result<(), Failure<'_>> {
 /// What init does without once the program is there: its capabilities, and the terminal's signals.
 fn become_init(setup: &Setup) -> std::result::Result<(), Failure<'_>> {
     if setup.capabilities != 0 {
-        caps::drop_all().map_err(Stage::Capabilities.failed())?;
+        caps::drop_held().map_err(Stage::Capabilities.failed())?;
     }
     if setup.keep_session {
         rustix::process::setpgid(None, None).map_err(Stage::Session.failed())?;

@@ -13,3 +13,4 @@ mod rig;
 mod root;
 mod signals;
 mod view;
+mod written;

@@ -120,7 +120,7 @@ impl Nsjail {
     fn reads(&self, policy: &[u8]) -> Option<String> {
         let log = self.run(policy)?;
         // It prints the message in the text form, with each byte beyond ASCII escaped.
-        let (_, after) = log.split_once("Parsed ").unwrap_or_else(|| panic!("{log}"));
+        let (_, after) = log.split_once("Parsed ").unwrap_or_else(|| panic!("{policy:?}: {log}"));
         let (_, message) = after.split_once(":\n'").unwrap_or_else(|| panic!("{log}"));
         let (message, _) = message.rsplit_once('\'').unwrap_or_else(|| panic!("{log}"));
         let policy = Policy::parse("nsjail", format!("#\n{message}").as_bytes());
@@ -131,7 +131,8 @@ impl Nsjail {
     fn run(&self, policy: &[u8]) -> Option<String> {
         let file = self.dir.path().join("policy");
         fs::write(&file, policy).unwrap();
-        let output = Command::new(&self.program).arg("-v").arg("--config").arg(Path::new(&file)).arg("-h").output();
+        let output =
+            Command::new(&self.program).arg("-v").arg("--config").arg(Path::new(&file)).arg("-h").output();
         let output = output.unwrap();
         let code = output.status.code();
         assert!(matches!(code, Some(0 | 255)), "{code:?}");

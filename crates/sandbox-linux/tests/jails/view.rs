@@ -52,11 +52,51 @@ pub const CALLS: &[(u8, &str)] = &[
 ];
 
 const PLACES: &[&str] = &[
-    "/", "/tmp", "/proc", "/etc", "/dev", "/run", "/dev/null", "/dev/zero", "/dev/urandom", "/dev/fd", "/dev/stdin",
-    "/dev/pts", "/dev/pts/ptmx", "/dev/mqueue", "/etc/motd", "/etc/open", "/etc/link", "/deep/er/link", "/tmp/x/bytes",
-    "/usr/share", "/usr/lib", "/etc/passwd", "/none", "/optional/l", "/a/b/c", "/a/b/c/d", "/a/b/c/d/e", "/proc/cpuinfo",
-    "/proc/sys", "/proc/sys/kernel/hostname", "/p", "/odd: \"name\"", "/tmp/x", "/ktl-bin", "/ktl-bin/guest", "/rw",
-    "/rw/sub", "/rw/file", "/ro", "/ro/sub", "/ro/file", "/ro/sub/below", "/file", "/place/ro", "/place/ro/file",
+    "/",
+    "/tmp",
+    "/proc",
+    "/etc",
+    "/dev",
+    "/run",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/urandom",
+    "/dev/fd",
+    "/dev/stdin",
+    "/dev/pts",
+    "/dev/pts/ptmx",
+    "/dev/mqueue",
+    "/etc/motd",
+    "/etc/open",
+    "/etc/link",
+    "/deep/er/link",
+    "/tmp/x/bytes",
+    "/usr/share",
+    "/usr/lib",
+    "/etc/passwd",
+    "/none",
+    "/optional/l",
+    "/a/b/c",
+    "/a/b/c/d",
+    "/a/b/c/d/e",
+    "/proc/cpuinfo",
+    "/proc/sys",
+    "/proc/sys/kernel/hostname",
+    "/p",
+    "/odd: \"name\"",
+    "/tmp/x",
+    "/ktl-bin",
+    "/ktl-bin/guest",
+    "/rw",
+    "/rw/sub",
+    "/rw/file",
+    "/ro",
+    "/ro/sub",
+    "/ro/file",
+    "/ro/sub/below",
+    "/file",
+    "/place/ro",
+    "/place/ro/file",
 ];
 
 pub fn tell() {
@@ -106,9 +146,17 @@ impl View {
         for line in info.lines() {
             let fields: Vec<&str> = line.split(' ').collect();
             let Some(after) = fields.iter().position(|field| *field == "-") else { continue };
-            mounts.push((fields[0], fields[1], fields[4].replace("\\040", " "), fields[3], fields[after + 1], fields[5]));
+            mounts.push((
+                fields[0],
+                fields[1],
+                fields[4].replace("\\040", " "),
+                fields[3],
+                fields[after + 1],
+                fields[5],
+            ));
         }
-        let parent = |id: &str| mounts.iter().find(|mount| mount.0 == id).map_or("nothing", |mount| mount.2.as_str());
+        let parent =
+            |id: &str| mounts.iter().find(|mount| mount.0 == id).map_or("nothing", |mount| mount.2.as_str());
         // The list follows the order in which mounts were made, anywhere; what counts is what covers what.
         let mut points: Vec<_> = mounts
             .iter()
@@ -152,7 +200,10 @@ impl View {
             };
             let kind = m.file_type();
             let writable = if kind.is_symlink() {
-                format!("link to {}", fs::read_link(path).map(|to| to.display().to_string()).unwrap_or_default())
+                format!(
+                    "link to {}",
+                    fs::read_link(path).map(|to| to.display().to_string()).unwrap_or_default()
+                )
             } else if kind.is_dir() {
                 let file = Path::new(path).join(".ktl-probe");
                 let made = OpenOptions::new().write(true).create_new(true).open(&file).map(drop);
@@ -166,7 +217,11 @@ impl View {
             };
             self.say(4, path, writable);
             self.say(5, format!("mode of {path}"), format!("{:o} {} {}", m.mode(), m.uid(), m.gid()));
-            if kind.is_dir() && !["/proc", "/p"].contains(path) && !path.starts_with("/proc/") && !path.starts_with("/usr") {
+            if kind.is_dir()
+                && !["/proc", "/p"].contains(path)
+                && !path.starts_with("/proc/")
+                && !path.starts_with("/usr")
+            {
                 let entries = fs::read_dir(path).map(|entries| {
                     let mut names: Vec<String> =
                         entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
@@ -180,7 +235,11 @@ impl View {
             let content = fs::read(file).map_or_else(|error| word(&error), |bytes| format!("{bytes:02x?}"));
             self.say(3, format!("content of {file}"), content);
         }
-        self.say(9, "write a kernel setting", outcome(OpenOptions::new().write(true).open("/proc/sys/kernel/core_pattern")));
+        self.say(
+            9,
+            "write a kernel setting",
+            outcome(OpenOptions::new().write(true).open("/proc/sys/kernel/core_pattern")),
+        );
         self.say(9, "trigger sysrq", outcome(OpenOptions::new().write(true).open("/proc/sysrq-trigger")));
     }
 
@@ -195,7 +254,8 @@ impl View {
             .flatten()
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
             .collect();
-        let others = processes.iter().filter(|pid| **pid != own && Some(**pid) != parent && **pid != 1).count();
+        let others =
+            processes.iter().filter(|pid| **pid != own && Some(**pid) != parent && **pid != 1).count();
         self.say(9, "other processes", if others == 0 { "none" } else { "some" });
         self.say(9, "is the first process", (own == 1).to_string());
         self.say(9, "/proc/self", outcome(fs::read_link("/proc/self")));
@@ -238,18 +298,22 @@ impl View {
 
     fn network(&mut self, outside: &Outside) {
         let interfaces = read("/proc/self/net/dev");
-        let mut names: Vec<&str> = interfaces.lines().filter_map(|l| Some(l.split_once(':')?.0.trim())).collect();
+        let mut names: Vec<&str> =
+            interfaces.lines().filter_map(|l| Some(l.split_once(':')?.0.trim())).collect();
         names.sort_unstable();
         self.say(17, "interfaces", names.join(" "));
         self.say(17, "routes", read("/proc/self/net/route").lines().count().to_string());
         let send = || UdpSocket::bind("127.0.0.1:0")?.send_to(b"x", "127.0.0.1:9");
         self.say(17, "loopback", outcome(send()));
         self.say(17, "the host's loopback", outcome(TcpStream::connect(("127.0.0.1", outside.tcp_port))));
-        let named = SocketAddr::from_abstract_name(&outside.abstract_name).and_then(|a| UnixStream::connect_addr(&a));
+        let named =
+            SocketAddr::from_abstract_name(&outside.abstract_name).and_then(|a| UnixStream::connect_addr(&a));
         self.say(17, "the host's abstract socket", outcome(named));
         self.say(17, "a socket below a bind", outcome(UnixStream::connect("/odd: \"name\"/socket")));
         // A datagram socket only looks for a route.
-        for (own, other) in [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9"), ("0.0.0.0:0", "192.0.2.53:53")] {
+        for (own, other) in
+            [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9"), ("0.0.0.0:0", "192.0.2.53:53")]
+        {
             self.say(18, other, outcome(UdpSocket::bind(own).and_then(|socket| socket.connect(other))));
         }
     }
@@ -282,7 +346,11 @@ impl View {
             let kind = if kind.ends_with("/null") { "null" } else { kind };
             // The directory that is being read comes and goes.
             if !kind.ends_with("/fd") {
-                self.say(21, number.to_string(), format!("{kind} {}", if kept { "kept" } else { "not kept" }));
+                self.say(
+                    21,
+                    number.to_string(),
+                    format!("{kind} {}", if kept { "kept" } else { "not kept" }),
+                );
             }
         }
     }
@@ -293,7 +361,11 @@ impl View {
             let own = own.map_or_else(|error| word(&error), |own| own.display().to_string());
             self.say(15, kind, if own == *host { "the host's" } else { "another" });
         }
-        self.say(15, "cgroup path", read("/proc/self/cgroup").lines().filter(|line| !line.ends_with(":/")).count().to_string());
+        self.say(
+            15,
+            "cgroup path",
+            read("/proc/self/cgroup").lines().filter(|line| !line.ends_with(":/")).count().to_string(),
+        );
         self.say(16, "host name", read("/proc/sys/kernel/hostname").trim());
         self.say(16, "domain name", read("/proc/sys/kernel/domainname").trim());
         let keys = read("/proc/keys");

@@ -35,8 +35,14 @@ pub const ROWS: &[(&str, Verdict)] = &[
     ("{\"mount\":[{\"dst\":\"/\"}]}", Reads("mount: [{ dst: \"/\" }]")),
     ("{\"mount\":{\"dst\":\"/\"}}", Reads("mount: [{ dst: \"/\" }]")),
     ("{\"mount\":null}", Reads("")),
-    ("{\"mount\":[{\"dst\":\"/\",\"srcContent\":\"aGk=\"}]}", Reads("mount: [{ src_content: \"hi\" dst: \"/\" }]")),
-    ("{\"mount\":[{\"dst\":\"/\",\"srcContent\":\"aGk\"}]}", Reads("mount: [{ src_content: \"hi\" dst: \"/\" }]")),
+    (
+        "{\"mount\":[{\"dst\":\"/\",\"srcContent\":\"aGk=\"}]}",
+        Reads("mount: [{ src_content: \"hi\" dst: \"/\" }]"),
+    ),
+    (
+        "{\"mount\":[{\"dst\":\"/\",\"srcContent\":\"aGk\"}]}",
+        Reads("mount: [{ src_content: \"hi\" dst: \"/\" }]"),
+    ),
     ("{\"mount\":[{\"dst\":\"/\",\"srcContent\":\"\"}]}", Reads("mount: [{ src_content: \"\" dst: \"/\" }]")),
     ("{\"mount\":[{\"dst\":\"/\"},{\"dst\":\"/a\"},]}", Reads("mount: [{ dst: \"/\" }, { dst: \"/a\" }]")),
     ("{\"execBin\":{\"path\":\"/x\"}}", Reads("exec_bin { path: \"/x\" }")),
@@ -66,7 +72,10 @@ pub const ROWS: &[(&str, Verdict)] = &[
     ("{\"rlimitAs\":\"9007199254740993\"}", Reads("rlimit_as: 9007199254740993")),
     ("{\"rlimitAs\":-0}", Reads("rlimit_as: 0")),
     ("{\"rlimit_as_type\":\"VALUE\"}", Reads("rlimit_as_type: VALUE")),
-    ("{\"mount\":[{\"dst\":\"/\",\"srcContent\":\"a-__\"}]}", Reads("mount: [{ src_content: \"k\\357\\377\" dst: \"/\" }]")),
+    (
+        "{\"mount\":[{\"dst\":\"/\",\"srcContent\":\"a-__\"}]}",
+        Reads("mount: [{ src_content: \"k\\357\\377\" dst: \"/\" }]"),
+    ),
     ("{\"rlimitAs\":\"+5\"}", Reads("rlimit_as: 5")),
     ("{\"rlimitAs\":\"05\"}", Reads("rlimit_as: 5")),
     ("{\"niceLevel\":1E1}", Reads("nice_level: 10")),
@@ -264,7 +273,10 @@ pub const ROWS: &[(&str, Verdict)] = &[
     ("{\"hostname\":\"\\b\\f\\n\\r\\t\\v\\a\"}", Stricter(1, 24, ESCAPE)),
     // Fields that a release of nsjail may not have yet.
     ("{\"userNet\":{\"rule4\":[{\"action\":\"ALLOW\"}]}}", Newer("user_net { rule4: [{ action: ALLOW }] }")),
-    ("{\"userNet\":{\"rule4\":[{\"action\":\"REJECT\"}],\"rule6\":[{\"action\":1}]}}", Newer("user_net { rule4: [{ action: REJECT }] rule6: [{ action: REJECT }] }")),
+    (
+        "{\"userNet\":{\"rule4\":[{\"action\":\"REJECT\"}],\"rule6\":[{\"action\":1}]}}",
+        Newer("user_net { rule4: [{ action: REJECT }] rule6: [{ action: REJECT }] }"),
+    ),
     ("{\"trafficRule\":[{\"action\":\"DROP\"}]}", Newer("traffic_rule: [{ action: DROP }]")),
     ("{\"user_net\":{\"ip4\":\"10.0.0.1\"}}", Newer("user_net { ip4: \"10.0.0.1\" }")),
 ];

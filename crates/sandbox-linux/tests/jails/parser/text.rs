@@ -54,7 +54,10 @@ pub const ROWS: &[(&str, Verdict)] = &[
     ("rlimit_as_type: INF rlimit_cpu_type: 2", Reads("rlimit_as_type: INF rlimit_cpu_type: HARD")),
     ("seccomp_string: \"x\" seccomp_string: [\"y\"]", Reads("seccomp_string: [\"x\", \"y\"]")),
     ("mode: ONCE # ÿ", Reads("mode: ONCE")),
-    ("mount { dst: \"/x\" src_content: \"\\xff\\0\" }", Reads("mount: [{ src_content: \"\\377\\000\" dst: \"/x\" }]")),
+    (
+        "mount { dst: \"/x\" src_content: \"\\xff\\0\" }",
+        Reads("mount: [{ src_content: \"\\377\\000\" dst: \"/x\" }]"),
+    ),
     ("mode: ONCE\r\nhostname: \"x\"\r\n", Reads("mode: ONCE hostname: \"x\"")),
     ("uidmap {}", Reads("uidmap: [{}]")),
     ("uidmap { inside_id: \"0\" count: 0 }", Reads("uidmap: [{ inside_id: \"0\" count: 0 }]")),
@@ -71,7 +74,10 @@ pub const ROWS: &[(&str, Verdict)] = &[
     ("envar: \"A\" \"B\", envar: \"C\"", Reads("envar: [\"AB\", \"C\"]")),
     ("envar:[\"A\",\n#c\n\"B\"]", Reads("envar: [\"A\", \"B\"]")),
     ("pass_fd: [1, 0x2, - 3]", Reads("pass_fd: [1, 2, -3]")),
-    ("uidmap: [{inside_id:\"0\"}, <inside_id:\"1\">]", Reads("uidmap: [{ inside_id: \"0\" }, { inside_id: \"1\" }]")),
+    (
+        "uidmap: [{inside_id:\"0\"}, <inside_id:\"1\">]",
+        Reads("uidmap: [{ inside_id: \"0\" }, { inside_id: \"1\" }]"),
+    ),
     ("mount: {dst:\"/a\"} mount: <dst:\"/b\">", Reads("mount: [{ dst: \"/a\" }, { dst: \"/b\" }]")),
     ("exec_bin: { path: \"/x\" }", Reads("exec_bin { path: \"/x\" }")),
     ("exec_bin { path: \"/x\" exec_fd: 1 }", Reads("exec_bin { path: \"/x\" exec_fd: true }")),
@@ -79,7 +85,10 @@ pub const ROWS: &[(&str, Verdict)] = &[
     ("hostname: \"\\U0010FFFF\"", Reads("hostname: \"\\364\\217\\277\\277\"")),
     ("keep_env: true # why\n\tnice_level: 0", Reads("nice_level: 0 keep_env: true")),
     ("log_level: FATAL log_fd: -1", Reads("log_fd: -1 log_level: FATAL")),
-    ("clone_newnet: 1 clone_newuser: false clone_newpid: False clone_newipc: true", Reads("clone_newnet: true clone_newuser: false clone_newpid: false clone_newipc: true")),
+    (
+        "clone_newnet: 1 clone_newuser: false clone_newpid: False clone_newipc: true",
+        Reads("clone_newnet: true clone_newuser: false clone_newpid: false clone_newipc: true"),
+    ),
     // Both refuse it.
     ("mode: ONCE\x00", Refused(1, 11)),
     ("#\x00", Refused(1, 2)),
@@ -209,7 +218,10 @@ pub const ROWS: &[(&str, Verdict)] = &[
     ("hostname: \"\\ud83dx\"", Stricter(1, 12, HALF)),
     // Fields that a release of nsjail may not have yet.
     ("user_net { backend: PASTA }", Newer("user_net { backend: PASTA }")),
-    ("user_net { rule4 { action: ALLOW } rule4 [ {}, {} ] }", Newer("user_net { rule4: [{ action: ALLOW }, {}, {}] }")),
+    (
+        "user_net { rule4 { action: ALLOW } rule4 [ {}, {} ] }",
+        Newer("user_net { rule4: [{ action: ALLOW }, {}, {}] }"),
+    ),
     ("traffic_rule { iif: \"x\" sport: 70000 }", Newer("traffic_rule: [{ iif: \"x\" sport: 70000 }]")),
     ("user_net { rule4 { action: ALLOW } }", Newer("user_net { rule4: [{ action: ALLOW }] }")),
     ("user_net { rule4 [ {}, {} ] }", Newer("user_net { rule4: [{}, {}] }")),
