@@ -84,7 +84,7 @@ pub const ROWS: &[(&str, Verdict)] = &[
     ("envar: [\"a\"];", Reads("envar: [\"a\"]")),
     ("hostname: \"\\U0010FFFF\"", Reads("hostname: \"\\364\\217\\277\\277\"")),
     ("keep_env: true # why\n\tnice_level: 0", Reads("nice_level: 0 keep_env: true")),
-    ("log_level: FATAL log_fd: -1", Reads("log_fd: -1 log_level: FATAL")),
+    ("log_level: DEBUG log_fd: 2", Reads("log_fd: 2 log_level: DEBUG")),
     (
         "clone_newnet: 1 clone_newuser: false clone_newpid: False clone_newipc: true",
         Reads("clone_newnet: true clone_newuser: false clone_newpid: false clone_newipc: true"),
