@@ -207,4 +207,6 @@ impl Mistake {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

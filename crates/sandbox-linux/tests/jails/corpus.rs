@@ -353,7 +353,8 @@ impl Bench {
 
 #[cfg(target_arch = "x86_64")]
 fn place_calls(dir: &Path) {
-    use crate::kafel::{call, foreign_probe, probe};
+    use crate::kafel::{foreign_probe, probe};
+    use crate::kafel_sample::call;
     assert_eq!(POSITIVE, crate::kafel::POSITIVE);
     let user_namespace = 0x1000_0000;
     for (name, program) in [

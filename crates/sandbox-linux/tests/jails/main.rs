@@ -6,9 +6,12 @@ mod corpus_rig;
 mod escapes;
 mod guest;
 mod kafel;
+#[cfg(target_arch = "x86_64")]
+mod kafel_sample;
 mod native;
 mod parser;
 mod plain;
+mod properties;
 mod rig;
 mod root;
 mod signals;

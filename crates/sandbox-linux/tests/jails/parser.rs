@@ -117,7 +117,7 @@ impl Nsjail {
     }
 
     /// The message that nsjail reads, in the canonical form of [`one_line`].
-    fn reads(&self, policy: &[u8]) -> Option<String> {
+    pub fn reads(&self, policy: &[u8]) -> Option<String> {
         let log = self.run(policy)?;
         // It prints the message in the text form, with each byte beyond ASCII escaped.
         let (_, after) = log.split_once("Parsed ").unwrap_or_else(|| panic!("{policy:?}: {log}"));
