@@ -125,8 +125,11 @@ fn damaged(texts: Vec<String>, words: &'static [&'static str]) -> impl Strategy<
 #[test]
 fn damaged_policies_are_read_as_nsjail_reads_them() {
     let Some(nsjail) = Nsjail::find() else { return };
-    let texts: Vec<String> =
-        policies().into_iter().map(|(_, text)| text).filter(|text| text.len() < 900).collect();
+    let mut texts: Vec<String> = policies().into_iter().map(|(_, text)| text).collect();
+    let json: Vec<String> =
+        texts.iter().map(|text| Policy::parse("p", text.as_bytes()).unwrap().to_json().to_string()).collect();
+    texts.extend(json);
+    texts.retain(|text| text.len() < 900);
     let written = prop::collection::vec(prop::sample::select(PIECES), 1..9).prop_map(|words| words.join(" "));
     let cases = prop_oneof![4 => damaged(texts, PIECES), 1 => written];
     let taken = std::cell::Cell::new(0);
