@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use sandbox_linux::{Caller, Jail, Outcome, Overrides, Policy, Runtime, Tenant};
-use xtask::parts::{ScratchDir, User};
+use sandbox_linux::{
+    Caller, Jail, Nsjail, Outcome, Overrides, Policy, Runtime, Tenant, install_filter, seccomp,
+};
 
-use crate::rig::{Rig, Run, bind, is_root, role};
+use crate::rig::{Rig, bind, is_root, role};
+
+mod daemon;
 
 /// Writes down what a policy decides, one `key: value` on a line.
 const LOOK: &str = r#"
@@ -123,6 +129,9 @@ fn capabilities_are_in_the_same_five_sets() {
         );
     }
     for rig in rigs.iter().filter(|rig| rig.runtime == Runtime::Native) {
+        // Init has no filter, so not even capabilities let the program into it.
+        let script = "b=/ktl-bin/busybox; $b cat /proc/1/maps >&10 2>/dev/null; $b ls /proc/1/fd >&10 2>/dev/null; echo shut >&10";
+        assert_eq!(rig.shell(&jail(rig, "keep_caps: true"), script).report, "shut\n");
         for (text, nesting) in [("#", "no"), ("cap: \"CAP_CHOWN\"", "yes")] {
             assert_eq!(facts(rig, text)["nesting"], nesting, "{text}");
         }
@@ -208,6 +217,60 @@ fn namespaces_are_shared_where_the_policy_says() {
     check(&rigs, "clone_newnet: false", &[("ns net", "host")], "; the host's: net; ");
 }
 
+/// Without a process namespace nothing but the program is sure to end.
+#[test]
+fn the_clock_ends_a_program_of_the_hosts_processes() {
+    for rig in Rig::each() {
+        let jail = jail(&rig, "clone_newpid: false time_limit: 1");
+        let run = rig.shell(&jail, "echo up >&10; exec /ktl-bin/busybox sleep 1000");
+        // The report ends when nobody holds it any more.
+        assert_eq!((run.outcome, run.report.as_str()), (Outcome::Signaled(9), "up\n"), "{}", rig.runtime);
+    }
+}
+
+/// A program called nsjail that leaves the filter out makes a jail that is found wanting.
+#[test]
+fn a_missing_filter_is_found() {
+    let Some(nsjail) = crate::rig::nsjail() else { return };
+    let Some(rig) = Rig::with(Runtime::Native) else { return };
+    let shim = rig.path("nsjail");
+    let config = rig.path("config");
+    let script = format!(
+        "#!/bin/sh\nsed '/^seccomp_string/d' \"$2\" > {0}\nshift 2\nexec {1} --config {0} \"$@\"\n",
+        config.display(),
+        nsjail.path().display()
+    );
+    fs::write(&shim, script).unwrap();
+    fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
+    let shim = Runtime::Nsjail(Nsjail::find(Some(&shim), None).unwrap());
+    for tenant in [Tenant::Client, Tenant::Program] {
+        let policy = Policy::parse("p", b"seccomp_string: \"DEFAULT ALLOW\"").unwrap();
+        let jail = rig.jail(policy, Overrides { tenant, ..rig.overrides() });
+        let run = crate::rig::run_with(&shim, &jail, "/ktl-bin/guest", crate::rig::GUEST_ARGS).unwrap();
+        assert_eq!(run.outcome, Outcome::Exited(4), "{run:#?}");
+        assert!(run.report.contains("system call filter"), "{run:#?}");
+    }
+}
+
+/// The caller's own filters are counted in, so that they cannot stand for the jail's.
+#[test]
+fn filters_count_on_top_of_the_callers() {
+    let policy = "seccomp_string: \"DEFAULT ALLOW\"";
+    std::thread::spawn(move || {
+        let allow = seccomp::compile("DEFAULT ALLOW", seccomp::Arch::native()).unwrap();
+        install_filter(&allow, false).unwrap();
+        let before = Caller::current().unwrap().filters.unwrap();
+        for rig in Rig::each() {
+            assert_eq!(jail(&rig, policy).promises().host_filters, Some(before));
+            let run = rig.guest(&jail(&rig, policy));
+            assert_eq!(run.outcome, Outcome::Exited(0), "{run:#?}");
+            assert_eq!(facts(&rig, policy)["Seccomp_filters"], (before + 1).to_string());
+        }
+    })
+    .join()
+    .unwrap();
+}
+
 #[test]
 fn the_policys_own_program_runs_by_its_name_and_descriptor() {
     for rig in Rig::each() {
@@ -291,37 +354,6 @@ fn dev_stays_as_written() {
     }
 }
 
-/// A daemon's jail: many ids, root inside with all capabilities, its own `/proc` writable, mounting allowed.
-fn daemon(rigs: &[Rig], maps: &str, uid_map: &str) {
-    let text = format!("{maps} keep_caps: true mount {{ dst: \"/proc\" fstype: \"proc\" rw: true }}");
-    let wants = [
-        ("uid_map", uid_map),
-        ("CapEff", ALL),
-        ("Uid", "0\t0\t0\t0"),
-        ("Groups", ""),
-        ("mounting", "yes"),
-        ("settings", "yes"),
-        ("nesting", "yes"),
-        ("ns cgroup", "own"),
-    ];
-    check(rigs, &text, &wants, "all capabilities of its user namespace");
-    // Ids beyond the first are there: files can be given to them.
-    for rig in rigs {
-        let script =
-            "b=/ktl-bin/busybox; $b touch /tmp/f; $b chown 33:65535 /tmp/f; $b stat -c %u:%g /tmp/f >&10";
-        assert_eq!(rig.shell(&jail(rig, &text), script).report, "33:65535\n");
-    }
-}
-
-#[test]
-fn root_makes_a_daemons_jail_of_a_range() {
-    if !is_root() {
-        return eprintln!("skipped: ids other than one's own take root");
-    }
-    let map = "{ inside_id: \"0\" outside_id: \"1879048192\" count: 65536 }";
-    daemon(&Rig::each(), &format!("uidmap {map} gidmap {map}"), "0 1879048192 65536,");
-}
-
 #[test]
 fn without_a_user_namespace_the_id_is_another_and_nobody_gains() {
     if !is_root() {
@@ -345,63 +377,55 @@ fn without_a_user_namespace_the_id_is_another_and_nobody_gains() {
     assert_ne!(fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap().trim(), "0");
 }
 
+/// With `skip_setsid` the program has the caller's terminal and is in its foreground; otherwise it has none.
 #[test]
-fn a_user_makes_a_daemons_jail_of_subordinate_ids() {
-    if let Some(own) = role().filter(|role| role.to_string_lossy().starts_with("subordinate ")) {
-        let own = own.to_string_lossy().into_owned();
-        let words: Vec<&str> = own.split(' ').collect();
-        let [_, uid, gid, uids, gids] = words[..] else { panic!("{own}") };
-        let rigs = Rig::each();
-        let map = |own: &str, first: &str| {
-            format!(
-                "{{ inside_id: \"0\" outside_id: \"{own}\" use_newidmap: true }} \
-                 map {{ inside_id: \"1\" outside_id: \"{first}\" count: 65535 use_newidmap: true }}"
-            )
-        };
-        let maps = format!("uidmap {} gidmap {}", map(uid, uids), map(gid, gids));
-        let maps = maps.replacen(" map", " uidmap", 1).replacen(" map", " gidmap", 1);
-        daemon(&rigs, &maps, &format!("0 {uid} 1, 1 {uids} 65535,"));
-        // Ids that are not the user's are refused by the helper, in its words.
-        let foreign = "uidmap { inside_id: \"0\" outside_id: \"1\" use_newidmap: true }";
-        for rig in &rigs {
-            let run = crate::rig::run_with(&rig.runtime, &jail(rig, foreign), "/ktl-bin/busybox", &["true"]);
-            match run {
-                Ok(Run { outcome: Outcome::JailFailed { stage, .. }, .. }) => {
-                    assert_eq!(stage, "user namespace")
-                }
-                Err(error) => assert!(error.to_string().contains("newuidmap"), "{error}"),
-                Ok(other) => panic!("{other:#?}"),
-            }
+fn the_terminal_stays_where_the_policy_says() {
+    if role().is_some_and(|role| role == "terminal") {
+        for rig in Rig::each() {
+            // The seventh field of its state is the terminal.
+            let script = "set -- $(/ktl-bin/busybox cat /proc/$$/stat); [ $7 = 0 ] && echo none >&10 && exit; echo asks; read line; echo \"$line\" >&10";
+            assert_eq!(rig.shell(&jail(&rig, "#"), script).report, "none\n", "{}", rig.runtime);
+            let run = rig.shell(&jail(&rig, "skip_setsid: true"), script);
+            assert_eq!(
+                (run.outcome, run.report.as_str()),
+                (Outcome::Exited(0), "typed\n"),
+                "{}",
+                rig.runtime
+            );
         }
         return;
     }
-    if !is_root() {
-        return eprintln!("skipped: making a user takes root");
-    }
     let Some(rig) = Rig::with(Runtime::Native) else { return };
-    let scratch = ScratchDir::new("written").unwrap();
-    let user = match User::create(&scratch) {
-        Ok(user) => user,
-        Err(error) => return eprintln!("skipped: {error:#}"),
+    let test = "--exact written::the_terminal_stays_where_the_policy_says --nocapture --test-threads=1";
+    let child = Command::new("script")
+        .args([
+            "--quiet",
+            "--return",
+            "--command",
+            &format!("{} {test}", rig.path("guest").display()),
+            "/dev/null",
+        ])
+        .env("KTL_TEST_ROLE", "terminal")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => return eprintln!("skipped: script: {error}"),
     };
-    let first = |file: &str| {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        let of_user = text.lines().find_map(|line| line.strip_prefix(&format!("{}:", user.name())));
-        of_user.and_then(|rest| Some(rest.split(':').next()?.to_owned()))
-    };
-    let (Some(uids), Some(gids)) = (first("/etc/subuid"), first("/etc/subgid")) else {
-        return eprintln!("skipped: useradd gave no subordinate ids");
-    };
-    if !Path::new("/usr/bin/newuidmap").exists() {
-        return eprintln!("skipped: no newuidmap; run `cargo xtask setup`");
+    // An answer for each runtime, once it asks: what is typed before that may be flushed.
+    let mut keys = child.stdin.take().unwrap();
+    let mut shown = String::new();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok) {
+        if line.contains("asks") {
+            keys.write_all(b"typed\n").unwrap();
+        }
+        shown.push_str(&line);
+        shown.push('\n');
     }
-    let status = user
-        .command(rig.path("guest"))
-        .args(["--exact", "written::a_user_makes_a_daemons_jail_of_subordinate_ids", "--nocapture"])
-        .env("KTL_TEST_ROLE", format!("subordinate {} {} {uids} {gids}", user.uid(), user.gid()))
-        .status()
-        .unwrap();
-    assert!(status.success(), "{status}");
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{status}: {shown}");
+    assert!(shown.contains("asks"), "{shown}");
 }
 
 /// Called for the plain user by its suite.
@@ -422,7 +446,7 @@ fn a_users_jails_are_the_same() {
         return;
     }
     let Some(rig) = Rig::with(Runtime::Native) else { return };
-    let status = std::process::Command::new("setpriv")
+    let status = Command::new("setpriv")
         .args(["--reuid", "54321", "--regid", "54321", "--clear-groups"])
         .arg(rig.path("guest"))
         .args(["--exact", "written::a_users_jails_are_the_same", "--nocapture"])
