@@ -7,7 +7,6 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -17,7 +16,7 @@ use sandbox_linux::seccomp::{Action, Arch, compile};
 use tempfile::TempDir;
 
 use crate::kafel_sample::{Call, GETPID, X32_GETPID, policies};
-use crate::rig::role;
+use crate::rig::{place, role};
 
 /// What a killed program ends with, seen through nsjail.
 const KILLED: i32 = 128 + libc::SIGSYS;
@@ -176,8 +175,7 @@ impl Bench {
         let path = self.dir.path().join("probe");
         // A fresh file each time: one that still runs somewhere cannot be written to.
         let _ = fs::remove_file(&path);
-        fs::write(&path, probe(call)).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        place(&path, &probe(call));
     }
 
     fn end(&self, command: &mut Command) -> i32 {

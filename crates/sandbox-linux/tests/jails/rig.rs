@@ -51,6 +51,22 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Copies a program by another process. Written by this one, it could be "busy": what other tests fork at this moment has
+/// the file open for writing until it execs.
+fn copy(from: &Path, to: &Path) {
+    let status = std::process::Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(status.success(), "cp {} {}: {status}", from.display(), to.display());
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Makes a program of these bytes.
+pub fn place(path: &Path, program: &[u8]) {
+    let draft = path.with_extension("draft");
+    fs::write(&draft, program).unwrap();
+    copy(&draft, path);
+    fs::remove_file(draft).unwrap();
+}
+
 /// A directory that everybody may search, with a static busybox and this test program in it.
 pub struct Rig {
     pub dir: TempDir,
@@ -68,11 +84,8 @@ impl Rig {
         let busybox = busybox()?;
         let dir = tempfile::Builder::new().prefix("ktl-jail-").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(busybox, dir.path().join("busybox")).unwrap();
-        fs::copy("/proc/self/exe", dir.path().join("guest")).unwrap();
-        for name in ["busybox", "guest"] {
-            fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o755)).unwrap();
-        }
+        copy(&busybox, &dir.path().join("busybox"));
+        copy(Path::new(&format!("/proc/{}/exe", std::process::id())), &dir.path().join("guest"));
         Some(Rig { dir, runtime })
     }
 
