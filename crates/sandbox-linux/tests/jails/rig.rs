@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
 use sandbox_linux::{
     Bind, Caller, Command, Jail, Nsjail, OnSignal, Outcome, Overrides, Policy, Runtime, RuntimeError,
@@ -51,19 +52,11 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Copies a program by another process. Written by this one, it could be "busy": what other tests fork at this moment has
-/// the file open for writing until it execs.
-fn copy(from: &Path, to: &Path) {
-    let status = std::process::Command::new("cp").arg(from).arg(to).status().unwrap();
-    assert!(status.success(), "cp {} {}: {status}", from.display(), to.display());
-    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
 /// Makes a program of these bytes.
 pub fn place(path: &Path, program: &[u8]) {
     let draft = path.with_extension("draft");
     fs::write(&draft, program).unwrap();
-    copy(&draft, path);
+    copy_program(&draft, path);
     fs::remove_file(draft).unwrap();
 }
 
@@ -84,8 +77,8 @@ impl Rig {
         let busybox = busybox()?;
         let dir = tempfile::Builder::new().prefix("ktl-jail-").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        copy(&busybox, &dir.path().join("busybox"));
-        copy(Path::new(&format!("/proc/{}/exe", std::process::id())), &dir.path().join("guest"));
+        copy_program(&busybox, &dir.path().join("busybox"));
+        copy_program(Path::new(&format!("/proc/{}/exe", std::process::id())), &dir.path().join("guest"));
         Some(Rig { dir, runtime })
     }
 
@@ -141,6 +134,23 @@ impl Rig {
     }
 }
 
+/// Copies a program, by another process: what another thread forks meanwhile would have the file open for writing, and
+/// the kernel executes no such file.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp")
+        .env_remove("KTL_TEST_ROLE")
+        .arg("--")
+        .args([from, to])
+        .status()
+        .unwrap();
+    assert!(copied.success(), "cp {}: {copied}", from.display());
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Held for reading while a jail is forked, and for writing while a program is written in this process, for the same reason
+/// as in [`copy_program`].
+pub static FORKS: RwLock<()> = RwLock::new(());
+
 /// Arguments that make the test harness run the guest's role on its main thread.
 pub const GUEST_ARGS: &[&str] = &["--exact", "guest::role", "--nocapture", "--test-threads=1", "--quiet"];
 
@@ -165,7 +175,10 @@ pub fn run_with(runtime: &Runtime, jail: &Jail, program: &str, args: &[&str]) ->
         vec![(writer, REPORT), (sealed_memfd("promises", &promises).unwrap(), PROMISES)];
     fds.retain(|(_, number)| jail.promises().fds.contains(number));
     let command = Command { program: program.into(), args: args.iter().map(OsString::from).collect(), fds };
-    let running = runtime.spawn(jail, command)?;
+    let running = {
+        let _inherits = FORKS.read().unwrap_or_else(PoisonError::into_inner);
+        runtime.spawn(jail, command)?
+    };
     let mut log = Vec::new();
     let outcome = running.supervise(&mut |_| OnSignal::Kill, &mut |line| log.push(line.to_string()));
     let mut report = String::new();

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use sandbox_linux::{Outcome, Policy, Runtime};
 use xtask::parts::{ScratchDir, User};
 use xtask::tools;
 
 use super::{ALL, check, jail, overrides};
-use crate::rig::{Rig, Run, bind, is_root, role, run_with};
+use crate::rig::{Rig, Run, bind, copy_program, is_root, role, run_with};
 
 /// A daemon's jail: many ids, root inside with all capabilities, its own `/proc` writable, mounting allowed.
 fn daemon(rigs: &[Rig], maps: &str, uid_map: &str) {
@@ -83,7 +84,7 @@ fn builds(rigs: &[Rig], maps: &str) {
         for (program, dst) in [(&buildkitd, "/ktl-bin/buildkitd"), (&buildctl, "/ktl-bin/buildctl")] {
             // By a copy that the jail's ids may read.
             let copy = rig.path(Path::new(dst).file_name().unwrap().to_str().unwrap());
-            fs::copy(program, &copy).unwrap();
+            copy_program(program, &copy);
             overrides.binds.push(bind(&copy, dst));
         }
         let jail = rig.jail(Policy::parse("p", text.as_bytes()).unwrap(), overrides);
@@ -156,10 +157,13 @@ fn a_user_makes_a_daemons_jail_of_subordinate_ids() {
     if !Path::new("/usr/bin/newuidmap").exists() {
         return eprintln!("skipped: no newuidmap; run `cargo xtask setup`");
     }
-    let status = user
-        .command(rig.path("guest"))
+    // With a group of the host, which the jail has to drop.
+    let status = Command::new("setpriv")
+        .args(["--reuid", &user.uid().to_string(), "--regid", &user.gid().to_string(), "--groups", "54322"])
+        .arg(rig.path("guest"))
         .args(["--exact", "written::daemon::a_user_makes_a_daemons_jail_of_subordinate_ids", "--nocapture"])
         .env("KTL_TEST_ROLE", format!("subordinate {} {} {uids} {gids}", user.uid(), user.gid()))
+        .current_dir("/")
         .status()
         .unwrap();
     assert!(status.success(), "{status}");
