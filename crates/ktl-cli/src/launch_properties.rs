@@ -55,3 +55,21 @@ fn a_result_without_end_is_cut_off() {
     let deep = format!("{{\"exporter_response\":{}", "[".repeat(1 << 20));
     assert!(read_result::<GuestResult>(file(deep.as_bytes())).is_err());
 }
+
+#[test]
+fn a_policys_mistake_is_shown_at_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.cfg");
+    for (text, place, hint) in [
+        ("# é\nmount {\n\tsrc: \"é\" rw: 2 }\n", ":3:15: ", "3 | \tsrc: \"é\" rw: 2 }\n  | \t             ^"),
+        ("{\n \"mount\": [ {} ]\n}", ":2:13: ", "2 |  \"mount\": [ {} ]\n  |             ^"),
+        ("mode: ONCE\nmount {", ":2:8: ", "2 | mount {\n  |        ^"),
+        ("", ":1:1: ", ""),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let failure = read_policy(&path).unwrap_err();
+        assert!(matches!(failure.exit, Exit::Sandbox));
+        assert!(failure.title.contains(place), "{text:?}: {}", failure.title);
+        assert_eq!(failure.hints.join("\n"), hint, "{text:?}");
+    }
+}
