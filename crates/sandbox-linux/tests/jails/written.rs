@@ -2,19 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use sandbox_linux::{
-    Caller, Jail, Nsjail, Outcome, Overrides, Policy, Runtime, Tenant, install_filter, seccomp,
-};
+use sandbox_linux::{Caller, Jail, Outcome, Overrides, Policy, Runtime, Tenant};
 
 use crate::rig::{Rig, bind, is_root, role};
 
 mod daemon;
+mod filters;
+mod terminal;
 
 /// Writes down what a policy decides, one `key: value` on a line.
 const LOOK: &str = r#"
@@ -228,49 +226,6 @@ fn the_clock_ends_a_program_of_the_hosts_processes() {
     }
 }
 
-/// A program called nsjail that leaves the filter out makes a jail that is found wanting.
-#[test]
-fn a_missing_filter_is_found() {
-    let Some(nsjail) = crate::rig::nsjail() else { return };
-    let Some(rig) = Rig::with(Runtime::Native) else { return };
-    let shim = rig.path("nsjail");
-    let config = rig.path("config");
-    let script = format!(
-        "#!/bin/sh\nsed '/^seccomp_string/d' \"$2\" > {0}\nshift 2\nexec {1} --config {0} \"$@\"\n",
-        config.display(),
-        nsjail.path().display()
-    );
-    fs::write(&shim, script).unwrap();
-    fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
-    let shim = Runtime::Nsjail(Nsjail::find(Some(&shim), None).unwrap());
-    for tenant in [Tenant::Client, Tenant::Program] {
-        let policy = Policy::parse("p", b"seccomp_string: \"DEFAULT ALLOW\"").unwrap();
-        let jail = rig.jail(policy, Overrides { tenant, ..rig.overrides() });
-        let run = crate::rig::run_with(&shim, &jail, "/ktl-bin/guest", crate::rig::GUEST_ARGS).unwrap();
-        assert_eq!(run.outcome, Outcome::Exited(4), "{run:#?}");
-        assert!(run.report.contains("system call filter"), "{run:#?}");
-    }
-}
-
-/// The caller's own filters are counted in, so that they cannot stand for the jail's.
-#[test]
-fn filters_count_on_top_of_the_callers() {
-    let policy = "seccomp_string: \"DEFAULT ALLOW\"";
-    std::thread::spawn(move || {
-        let allow = seccomp::compile("DEFAULT ALLOW", seccomp::Arch::native()).unwrap();
-        install_filter(&allow, false).unwrap();
-        let before = Caller::current().unwrap().filters.unwrap();
-        for rig in Rig::each() {
-            assert_eq!(jail(&rig, policy).promises().host_filters, Some(before));
-            let run = rig.guest(&jail(&rig, policy));
-            assert_eq!(run.outcome, Outcome::Exited(0), "{run:#?}");
-            assert_eq!(facts(&rig, policy)["Seccomp_filters"], (before + 1).to_string());
-        }
-    })
-    .join()
-    .unwrap();
-}
-
 #[test]
 fn the_policys_own_program_runs_by_its_name_and_descriptor() {
     for rig in Rig::each() {
@@ -375,57 +330,6 @@ fn without_a_user_namespace_the_id_is_another_and_nobody_gains() {
     }
     // The host's setting is nobody's to write.
     assert_ne!(fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap().trim(), "0");
-}
-
-/// With `skip_setsid` the program has the caller's terminal and is in its foreground; otherwise it has none.
-#[test]
-fn the_terminal_stays_where_the_policy_says() {
-    if role().is_some_and(|role| role == "terminal") {
-        for rig in Rig::each() {
-            // The seventh field of its state is the terminal.
-            let script = "set -- $(/ktl-bin/busybox cat /proc/$$/stat); [ $7 = 0 ] && echo none >&10 && exit; echo asks; read line; echo \"$line\" >&10";
-            assert_eq!(rig.shell(&jail(&rig, "#"), script).report, "none\n", "{}", rig.runtime);
-            let run = rig.shell(&jail(&rig, "skip_setsid: true"), script);
-            assert_eq!(
-                (run.outcome, run.report.as_str()),
-                (Outcome::Exited(0), "typed\n"),
-                "{}",
-                rig.runtime
-            );
-        }
-        return;
-    }
-    let Some(rig) = Rig::with(Runtime::Native) else { return };
-    let test = "--exact written::the_terminal_stays_where_the_policy_says --nocapture --test-threads=1";
-    let child = Command::new("script")
-        .args([
-            "--quiet",
-            "--return",
-            "--command",
-            &format!("{} {test}", rig.path("guest").display()),
-            "/dev/null",
-        ])
-        .env("KTL_TEST_ROLE", "terminal")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn();
-    let mut child = match child {
-        Ok(child) => child,
-        Err(error) => return eprintln!("skipped: script: {error}"),
-    };
-    // An answer for each runtime, once it asks: what is typed before that may be flushed.
-    let mut keys = child.stdin.take().unwrap();
-    let mut shown = String::new();
-    for line in BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok) {
-        if line.contains("asks") {
-            keys.write_all(b"typed\n").unwrap();
-        }
-        shown.push_str(&line);
-        shown.push('\n');
-    }
-    let status = child.wait().unwrap();
-    assert!(status.success(), "{status}: {shown}");
-    assert!(shown.contains("asks"), "{shown}");
 }
 
 /// Called for the plain user by its suite.
