@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use sandbox_linux::{Builtin, Runtime};
+use sandbox_linux::{Builtin, Runtime, Tenant};
 
 use crate::rig::{is_root, nsjail};
 
@@ -80,6 +80,19 @@ const WRITTEN: &[(&str, &str)] = written![
     "user-shared.cfg",
 ];
 
+/// Those that are started as a build's jail, too.
+const FOR_BUILDS: &[&str] = &[
+    "linux-ci.cfg",
+    "linux-strict.cfg",
+    "ktl-hermetic.cfg",
+    "article-linux-ci.cfg",
+    "capabilities-kept.cfg",
+    "environment-kept.cfg",
+    "limits.cfg",
+    "session.cfg",
+    "silent.cfg",
+];
+
 /// Those that a plain user starts as well: what depends on who one is.
 const PLAIN: &[&str] = &[
     "silent.cfg",
@@ -118,7 +131,7 @@ fn the_corpus_is_whole() {
     for (name, text) in own {
         assert!(text.starts_with("# ") || name.ends_with(".json"), "{name} does not say what it is about");
     }
-    for name in PLAIN {
+    for name in PLAIN.iter().chain(FOR_BUILDS) {
         assert!(policies().iter().any(|(other, _)| other == name), "{name}");
     }
 }
@@ -136,12 +149,16 @@ pub fn compare() {
     let mut used = BTreeSet::new();
     let meant: Vec<&Stricter> =
         STRICTER.iter().chain(if is_root() { &[][..] } else { OF_A_USER }).chain(WITH_A_SESSION).collect();
-    for (name, text) in policies() {
+    let asked = policies().into_iter().map(|(name, text)| (Tenant::Program, name, text));
+    // What builds run in is settled in another way.
+    let for_builds = policies().into_iter().map(|(name, text)| (Tenant::Client, name, text));
+    let for_builds = for_builds.filter(|(_, name, _)| FOR_BUILDS.contains(&name.as_str()));
+    for (tenant, name, text) in asked.chain(for_builds) {
         if !is_root() && !PLAIN.contains(&name.as_str()) {
             continue;
         }
-        let theirs = keyed(&bench.view(&bench.rig.runtime, &name, &text));
-        let ours = keyed(&bench.view(&Runtime::Native, &name, &text));
+        let theirs = keyed(&bench.view(&bench.rig.runtime, tenant, &name, &text));
+        let ours = keyed(&bench.view(&Runtime::Native, tenant, &name, &text));
         if ours.len() < 150 || theirs.len() < 150 {
             writeln!(differences, "{name}:\n  nsjail {theirs:?}\n  native {ours:?}").unwrap();
             continue;

@@ -85,8 +85,9 @@ impl Bench {
         Jail::new(policy, overrides, &Caller::current().unwrap())
     }
 
-    pub fn view(&self, runtime: &Runtime, name: &str, text: &str) -> String {
+    pub fn view(&self, runtime: &Runtime, tenant: Tenant, name: &str, text: &str) -> String {
         let mut overrides = self.overrides();
+        overrides.tenant = tenant;
         overrides.env[0].1 = "view".to_owned();
         overrides.env.push(("KTL_TEST_OUTSIDE".to_owned(), serde_json::to_string(&self.outside).unwrap()));
         overrides.binds.push(Bind { rw: true, ..bind(&self.rig.path("odd"), "/odd: \"name\"") });
