@@ -15,7 +15,7 @@ const DEPTH_LIMIT: usize = 16;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scope {
     pub values: BTreeMap<String, String>,
-    /// There may be more of them, such as those of a base image: one that is not listed is unknown instead of unset.
+    /// There are more of them, whose values are not known: one that is not listed is unknown instead of unset.
     pub open: bool,
 }
 
@@ -181,14 +181,14 @@ impl Reader<'_> {
 fn without_prefix(value: &str, pattern: &str, longest: bool) -> String {
     let cuts = value.char_indices().map(|(at, _)| at).chain([value.len()]);
     let mut fitting = cuts.filter(|cut| fits(&value[..*cut], pattern));
-    let cut = if longest { fitting.last() } else { fitting.next() };
+    let cut = if longest { fitting.next_back() } else { fitting.next() };
     value[cut.unwrap_or(0)..].to_owned()
 }
 
 fn without_suffix(value: &str, pattern: &str, longest: bool) -> String {
     let cuts = value.char_indices().map(|(at, _)| at).chain([value.len()]);
     let mut fitting = cuts.filter(|cut| fits(&value[*cut..], pattern));
-    let cut = if longest { fitting.next() } else { fitting.last() };
+    let cut = if longest { fitting.next() } else { fitting.next_back() };
     value[..cut.unwrap_or(value.len())].to_owned()
 }
 

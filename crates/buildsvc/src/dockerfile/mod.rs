@@ -107,17 +107,16 @@ fn evaluate(
     builder: &Platform,
     found: &mut Found,
 ) {
-    let escape = parsed.escape;
-    let mut global = Scope { values: platform_args(arguments, target, builder), open: false };
+    let mut scope = Scope { values: platform_args(arguments, target, builder), open: false };
     let mut stages = Stages::default();
-    let mut stage: Option<Scope> = None;
     for Instruction { name, rest } in &parsed.instructions {
-        match (name.as_str(), &mut stage) {
-            ("ARG", None) => declare(&mut global, None, rest, arguments, escape),
-            ("FROM", _) => {
+        match name.as_str() {
+            // Those of a stage are for its commands, in which no image may hang on a variable.
+            "ARG" if stages.names.is_empty() => declare(&mut scope, rest, arguments, parsed.escape),
+            "FROM" => {
                 let words: Vec<String> =
                     words(rest).into_iter().skip_while(|word| word.starts_with("--")).collect();
-                if let Some(base) = words.first().and_then(|word| global.expand(word, escape))
+                if let Some(base) = words.first().and_then(|word| scope.expand(word, parsed.escape))
                     && base != "scratch"
                     && !stages.has(&base)
                 {
@@ -125,32 +124,18 @@ fn evaluate(
                 }
                 let alias = words.get(2).filter(|_| words[1].eq_ignore_ascii_case("as"));
                 stages.names.push(alias.map(|alias| alias.to_ascii_lowercase()).unwrap_or_default());
-                // The base image may bring variables of its own.
-                stage = Some(Scope { values: BTreeMap::new(), open: true });
             }
-            ("ARG", Some(scope)) => declare(scope, Some(&global), rest, arguments, escape),
-            ("ENV", Some(scope)) => set(scope, rest, escape),
-            ("COPY", Some(_)) => {
+            "COPY" => {
                 for flag in flags(rest) {
-                    // No variable is replaced here.
-                    if let Some(from) = flag.strip_prefix("--from=").map(unquoted)
-                        && !from.contains('$')
-                        && !stages.has(&from)
-                    {
-                        found.image(&from);
-                    }
+                    flag.strip_prefix("--from=").into_iter().for_each(|from| stages.source(from, found));
                 }
             }
-            ("RUN", Some(scope)) => {
+            "RUN" => {
                 for flag in flags(rest) {
-                    let Some(mount) = flag.strip_prefix("--mount=").map(unquoted) else { continue };
-                    for field in mount.split(',').map(|field| field.trim_matches('"')) {
-                        if let Some(("from", value)) = field.split_once('=')
-                            && let Some(from) = scope.expand(value, escape)
-                            && !stages.has(&from)
-                        {
-                            found.image(&from);
-                        }
+                    let mount = flag.strip_prefix("--mount=").map(unquoted).unwrap_or_default();
+                    for field in mount.split(',') {
+                        let from = field.trim_matches('"').strip_prefix("from=");
+                        from.into_iter().for_each(|from| stages.source(from, found));
                     }
                 }
             }
@@ -168,7 +153,15 @@ struct Stages {
 impl Stages {
     fn has(&self, name: &str) -> bool {
         let name = name.to_ascii_lowercase();
-        self.names.contains(&name) || name.parse::<usize>().is_ok() || name.is_empty()
+        name.is_empty() || self.names.contains(&name)
+    }
+
+    /// Where a command takes files from: a stage by name or number, or an image.
+    fn source(&self, from: &str, found: &mut Found) {
+        let from = unquoted(from);
+        if !self.has(&from) && from.parse::<usize>().is_err() {
+            found.image(&from);
+        }
     }
 }
 
@@ -182,47 +175,23 @@ fn unquoted(text: &str) -> String {
     inner('"').or_else(|| inner('\'')).unwrap_or(text).to_owned()
 }
 
-/// `ARG NAME[=DEFAULT]…`: a build argument goes before the global value, and that before the default.
-fn declare(scope: &mut Scope, global: Option<&Scope>, rest: &str, arguments: &Arguments, escape: char) {
+/// `ARG NAME[=DEFAULT]…`: a build argument goes before the default.
+fn declare(scope: &mut Scope, rest: &str, arguments: &Arguments, escape: char) {
     for word in words(rest) {
         let (name, default) = word.split_once('=').map_or((word.as_str(), None), |(name, d)| (name, Some(d)));
-        let given = arguments.build_args.get(name).cloned();
-        let inherited = || global.filter(|_| default.is_none())?.values.get(name).cloned();
-        let known = match (given.or_else(inherited), default) {
-            (Some(value), _) => Some(value),
+        let value = match (arguments.build_args.get(name), default) {
+            (Some(given), _) => Some(given.clone()),
             (None, Some(default)) => scope.expand(default, escape),
             // One that is declared and has no value changes nothing.
             (None, None) => continue,
         };
-        assign(scope, name, known);
-    }
-}
-
-/// `ENV NAME=VALUE…`, or the older `ENV NAME VALUE`.
-fn set(scope: &mut Scope, rest: &str, escape: char) {
-    let all = words(rest);
-    if let Some(first) = all.first()
-        && !first.contains('=')
-    {
-        let value = scope.expand(rest[first.len()..].trim_start(), escape);
-        return assign(scope, first, value);
-    }
-    // All see the values from before the instruction.
-    let before = scope.clone();
-    for word in &all {
-        if let Some((name, value)) = word.split_once('=') {
-            assign(scope, name, before.expand(value, escape));
-        }
-    }
-}
-
-/// A value that is not known is no value: in a global scope too, where it would else pass for an empty one.
-fn assign(scope: &mut Scope, name: &str, value: Option<String>) {
-    match value {
-        Some(value) => drop(scope.values.insert(name.to_owned(), value)),
-        None => {
-            scope.values.remove(name);
-            scope.open = true;
+        match value {
+            Some(value) => drop(scope.values.insert(name.to_owned(), value)),
+            // It must not pass for one that is not set, and therefore empty.
+            None => {
+                scope.values.remove(name);
+                scope.open = true;
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ mod invariants;
 mod jail;
 mod kill;
 mod ktl;
+mod names;
 mod parity;
 mod results;
 mod sandbox;
