@@ -21,6 +21,8 @@ use instructions::{Instruction, Parsed, words};
 pub const TEXT_LIMIT: usize = 1 << 20;
 /// More images than this are no Dockerfile that somebody wrote.
 const REFERENCES_LIMIT: usize = 2_000;
+/// More arguments than this are not kept, and unknown.
+const ARGUMENTS_LIMIT: usize = 1_000;
 /// What builders run on, for a Dockerfile whose images hang on the platform when the user named none.
 const USUAL: [(&str, &str); 9] = [
     ("amd64", ""),
@@ -185,7 +187,7 @@ fn declare(scope: &mut Scope, rest: &str, arguments: &Arguments, escape: char) {
             // One that is declared and has no value changes nothing.
             (None, None) => continue,
         };
-        match value {
+        match value.filter(|_| scope.values.len() < ARGUMENTS_LIMIT) {
             Some(value) => drop(scope.values.insert(name.to_owned(), value)),
             // It must not pass for one that is not set, and therefore empty.
             None => {

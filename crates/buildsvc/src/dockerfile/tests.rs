@@ -87,3 +87,13 @@ fn a_text_without_end_names_nothing() {
     let many: String = (0..5000).map(|index| format!("FROM r.example/a{index}\n")).collect();
     assert_eq!(found(&many, &[], &[]).len(), REFERENCES_LIMIT);
 }
+
+proptest::proptest! {
+    /// Whatever a context holds as its Dockerfile, reading it ends.
+    #[test]
+    fn any_text_is_read(lines in proptest::collection::vec(
+        "(FROM|ARG|COPY --from=|RUN --mount=from=|RUN <<|# escape=`|# syntax=)? ?[a-zA-Z${}:=\"'\\\\`<#%*/.\\- -]{0,40}", 0..20,
+    )) {
+        found(&lines.join("\n"), &[("A", "${A}")], &[]);
+    }
+}

@@ -256,4 +256,11 @@ mod tests {
         assert_eq!(all.get("h.invalid", &named(Scheme::Realm("https://a/t".into())), &realms), Ok(realm));
         assert!(matches!(all.get("h.invalid", &Host::default(), &realms), Err(AnnounceError::Silent { .. })));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_read(header in "[a-zA-Z \\t,=\"\\\\é]{0,200}") {
+            proptest::prop_assert!(challenges(&header).len() <= CHALLENGES);
+        }
+    }
 }

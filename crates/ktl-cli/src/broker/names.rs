@@ -171,11 +171,13 @@ mod tests {
         assert_eq!(names.hosts().collect::<Vec<_>>(), ["docker.io", "mirror.example:5000", "r.example"]);
     }
 
+    /// Host, asked, granted, foreign, wider.
+    type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str], &'a [&'a str]);
+
     #[test]
     fn scopes_are_cut() {
         let names = names();
-        // host, asked, granted, foreign, wider
-        let table: &[(&str, &[&str], &[&str], &[&str], &[&str])] = &[
+        let table: &[Row<'_>] = &[
             (
                 "docker.io",
                 &["repository:library/busybox:pull"],

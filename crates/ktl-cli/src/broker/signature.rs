@@ -176,4 +176,18 @@ pub mod tests {
         }
         assert_eq!(login(&[&whole[..], b"x"].concat()), Err(NotALogin::Form));
     }
+
+    proptest::proptest! {
+        /// One bit of a login turned over leaves a login of the same form, or none; it never ends in a panic.
+        #[test]
+        fn any_bytes_are_read(body in proptest::collection::vec(proptest::num::u8::ANY, 0..200), bit in 0..800usize) {
+            let _ = login(&body);
+            let mut whole = request(b"key", &login_data(b"key"));
+            let at = bit / 8 % whole.len();
+            whole[at] ^= 1 << (bit % 8);
+            if let Ok(login) = login(&whole) {
+                proptest::prop_assert_eq!(login.key, b"key");
+            }
+        }
+    }
 }

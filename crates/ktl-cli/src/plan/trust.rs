@@ -16,6 +16,9 @@ use crate::broker::{AgentKind, AgentSource, Allowed, Names, Scheme, SecretOrigin
 use crate::env::{self, Env};
 use crate::failure::Failure;
 
+/// What the Dockerfile frontend runs for `attest:sbom` when nothing else was named.
+const SBOM_GENERATOR: &str = "docker/buildkit-syft-scanner";
+
 pub fn secret_source(spec: SecretSpec, env: &Env, facts: &Facts) -> Result<SecretSource, Failure> {
     let SecretSpec { id, source } = spec;
     let variable = match &source {
@@ -111,8 +114,9 @@ pub fn names(build: &Build, dockerfile: &str, allowed: &[Allowed]) -> Names {
                     pull(image);
                 }
             }
-            ("attest", _) => {
-                value.split(',').filter_map(|field| field.strip_prefix("generator=")).for_each(&mut pull);
+            ("attest", kind) => {
+                let given = value.split(',').find_map(|field| field.strip_prefix("generator="));
+                given.or((kind == "sbom").then_some(SBOM_GENERATOR)).into_iter().for_each(&mut pull);
             }
             _ => {}
         }
