@@ -290,31 +290,50 @@ fn keys_that_cannot_be_used_are_told() {
 }
 
 #[test]
-fn ssh_itself_works_with_a_stream() {
-    // `ssh-add -l` on a socket that a relay in this test connects to the guest's end.
+fn programs_of_openssh_get_what_they_may() {
+    // `ssh-add -l` and `ssh-keygen -Y sign`, on a socket that a relay in this test connects to the guest's end.
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("key");
     keygen(&key, &["-t", "ed25519", "-N", ""]);
+    let text = dir.path().join("text");
+    std::fs::write(&text, "I owe you").unwrap();
+    let run = |program: &str, socket: &Path| {
+        let public = key.with_extension("pub");
+        let mut command = Command::new(program);
+        match program {
+            "ssh-add" => command.arg("-l"),
+            _ => command.args(["-Y", "sign", "-n", "file", "-f"]).arg(&public).arg(&text),
+        };
+        // Without the key file, the agent is the only one who could sign.
+        command.env("SSH_AUTH_SOCK", socket).stdin(Stdio::null()).stderr(Stdio::null()).output().unwrap()
+    };
     let agents = keys(&[&key]);
     let path = dir.path().join("relay");
     let listener = UnixListener::bind(&path).unwrap();
-    connected(&agents, "", &Book::default(), |stream| {
+    let book = Book::default();
+    connected(&agents, "", &book, |stream| {
+        std::fs::remove_file(&key).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let (client, _) = listener.accept().unwrap();
-                while let Some(question) = read(&client).unwrap() {
-                    write(stream, &question).unwrap();
-                    write(&client, &read(stream).unwrap().unwrap()).unwrap();
+                for _ in 0..2 {
+                    let (client, _) = listener.accept().unwrap();
+                    while let Some(question) = read(&client).unwrap() {
+                        write(stream, &question).unwrap();
+                        write(&client, &read(stream).unwrap().unwrap()).unwrap();
+                    }
                 }
             });
-            let listed = Command::new("ssh-add")
-                .arg("-l")
-                .env("SSH_AUTH_SOCK", &path)
-                .stderr(Stdio::null())
-                .output()
-                .unwrap();
-            let listed = String::from_utf8(listed.stdout).unwrap();
+            let listed = String::from_utf8(run("ssh-add", &path).stdout).unwrap();
             assert!(listed.trim_end().ends_with("(ED25519)"), "{listed}");
+            assert!(!run("ssh-keygen", &path).status.success());
+            assert!(!dir.path().join("text.sig").exists());
         });
+        // The control: the agent itself would have signed.
+        let socket = agents.keyrings.lock().unwrap()[DEFAULT_AGENT].socket().to_owned();
+        assert!(run("ssh-keygen", &socket).status.success());
     });
+    let record = book.close();
+    assert_eq!(record.refusals.len(), 1, "{record:?}");
+    assert_eq!(record.refusals[0].reason, "a signature under a file or a text (SSHSIG)");
+    assert!(record.signatures.is_empty());
 }
