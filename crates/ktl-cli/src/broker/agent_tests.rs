@@ -337,3 +337,56 @@ fn programs_of_openssh_get_what_they_may() {
     assert_eq!(record.refusals[0].reason, "a signature under a file or a text (SSHSIG)");
     assert!(record.signatures.is_empty());
 }
+
+/// A whole login of OpenSSH's client at OpenSSH's server, with all that the two of them ask of an agent.
+#[test]
+fn a_login_at_a_real_server() {
+    let path = crate::env::Env::current().get("PATH").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let Some(server) = super::super::program::find(&path, "sshd") else {
+        return eprintln!("skipped: there is no sshd on PATH");
+    };
+    keygen(&at("host"), &["-t", "ed25519", "-N", ""]);
+    keygen(&at("key"), &["-t", "ed25519", "-N", ""]);
+    std::fs::copy(at("key.pub"), at("authorized")).unwrap();
+    let config = format!(
+        "HostKey {0}/host\nAuthorizedKeysFile {0}/authorized\nStrictModes no\nUsePAM no\nPidFile none\n",
+        dir.path().display()
+    );
+    std::fs::write(at("config"), config).unwrap();
+    let checked = Command::new(&server).arg("-t").arg("-f").arg(at("config")).output().unwrap();
+    if !checked.status.success() {
+        return eprintln!("skipped: sshd does not run here: {}", String::from_utf8_lossy(&checked.stderr));
+    }
+    let user = String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap();
+    let agents = keys(&[&at("key")]);
+    let book = Book::default();
+    let listener = UnixListener::bind(at("relay")).unwrap();
+    connected(&agents, "", &book, |stream| {
+        std::fs::remove_file(at("key")).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (client, _) = listener.accept().unwrap();
+                while let Some(question) = read(&client).unwrap() {
+                    write(stream, &question).unwrap();
+                    write(&client, &read(stream).unwrap().unwrap()).unwrap();
+                }
+            });
+            let proxy = format!("ProxyCommand={} -i -f {}", server.display(), at("config").display());
+            let ran = Command::new("ssh")
+                .args(["-v", "-F", "none", "-o", &proxy, "-o", "StrictHostKeyChecking=no"])
+                .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "PreferredAuthentications=publickey"])
+                .args(["-o", "BatchMode=yes", "-l", user.trim(), "server.example", "true"])
+                .env("SSH_AUTH_SOCK", at("relay"))
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            let told = String::from_utf8_lossy(&ran.stderr);
+            assert!(told.contains("Authenticated to server.example"), "{told}");
+        });
+    });
+    let record = book.close();
+    assert_eq!(record.refusals, [], "a login needs nothing that is refused");
+    assert_eq!((record.signatures.len(), record.signatures[0].user.as_str()), (1, user.trim()));
+}
