@@ -205,7 +205,7 @@ impl<'a> Sitting<'a> {
                 let split = tail.split_at_checked(*salt);
                 let (salt, challenge) =
                     split.ok_or_else(|| Denial::Rule("a salt that is not there".into()))?;
-                Full::bytes(registry.sign(host, salt, challenge, self.stop)?)
+                Full::bytes(registry.sign(host, salt, challenge, self.stop, self.book)?)
             }
             Ask::FetchToken(request) => {
                 let token = registry.fetch(request, self.stop, self.book)?;

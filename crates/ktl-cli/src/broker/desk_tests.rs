@@ -40,7 +40,7 @@ impl Outside {
 
     fn rules(&self) -> Rules {
         let config =
-            br#"{"credHelpers":{"slow.example":"slow"},"auths":{"r.example":{"auth":"dXNlcjpwYXNz"}}}"#;
+            br#"{"credHelpers":{"slow.example":"slow"},"auths":{"r.example":{"auth":"dXNlcjpwYXNz"},"tokens.example":{"auth":"dXNlcjpwYXNz"}}}"#;
         let value = Secret(b"from env".to_vec());
         let mut names = Names::default();
         for host in ["r.example", "slow.example"] {
@@ -174,8 +174,9 @@ fn every_question_is_answered() {
         ("token challenge", 3),
     ];
     assert_eq!(record.asked, BTreeMap::from(expected));
-    // The host that is none, two challenges, the realm, and a host that is not named and that nobody logged in to.
-    assert_eq!((record.refused, record.failed), (5, 2), "{record:?}");
+    // The host that is none, a text to sign, the realm; and, as no harm, a host that is not named, asked for its login and
+    // for a signature, and that signature.
+    assert_eq!((record.refused, record.failed), (6, 2), "{record:?}");
     assert_eq!(record.refusals.iter().filter(|refusal| refusal.usual).count(), 2, "{record:?}");
     assert_eq!(record.secrets, BTreeMap::from([("env".to_owned(), 1), ("file".to_owned(), 1)]));
     assert_eq!(record.unknown_secrets, BTreeMap::from([("GIT_AUTH_TOKEN".to_owned(), 1)]));

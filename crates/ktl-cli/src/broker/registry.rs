@@ -48,30 +48,22 @@ impl Registry {
     /// What a daemon gets that asks for the login itself: empty when there is none for it, on which it goes on
     /// anonymously. A registry that gives tokens needs no password of the daemon's.
     pub fn credentials(&self, host: &str, stop: &Stop, book: &Book) -> Result<Credentials, Denial> {
-        check_host(host)?;
-        match self.announced(host, stop)? {
-            Ok(Announced::Basic | Announced::Bearer { or_basic: true, .. }) => {
-                let credentials = self.login(host, stop)?.credentials();
-                if !credentials.secret.0.is_empty() {
-                    book.login(host, "", &[], false);
-                }
-                Ok(credentials)
+        match self.usable(host, stop, book)? {
+            None => Ok(Credentials::default()),
+            Some((Announced::Basic | Announced::Bearer { or_basic: true, .. }, login)) => {
+                book.login(host, "", &[], false);
+                Ok(login.credentials())
             }
-            Ok(Announced::Bearer { .. }) if !self.has_login(host) => Ok(Credentials::default()),
-            Ok(Announced::Bearer { .. }) if self.seeds.is_none() => {
+            Some(_) if self.seeds.is_none() => {
                 book.refused(
                     LOGIN,
-                    &format!("{host}: without HOME or DOCKER_CONFIG there is no place for a token authority's seeds"),
+                    &format!(
+                        "{host}: without HOME or DOCKER_CONFIG there is no place for a token authority's seeds"
+                    ),
                 );
                 Ok(Credentials::default())
             }
-            Ok(Announced::Bearer { .. }) => {
-                Err(Denial::Usual(format!("{host} gives tokens, so the password stays here")))
-            }
-            Err(why) => {
-                self.withhold(host, &why, book);
-                Ok(Credentials::default())
-            }
+            Some(_) => Err(Denial::Usual(format!("{host} gives tokens, so the password stays here"))),
         }
     }
 
@@ -83,17 +75,13 @@ impl Registry {
         stop: &Stop,
         book: &Book,
     ) -> Result<Option<[u8; 32]>, Denial> {
-        check_host(host)?;
-        match self.announced(host, stop)? {
-            Ok(Announced::Bearer { .. }) => {}
-            Ok(Announced::Basic) => return Ok(None),
-            Err(why) => {
-                self.withhold(host, &why, book);
-                return Ok(None);
+        match self.usable(host, stop, book)? {
+            Some((Announced::Bearer { .. }, login)) => {
+                let Some(seed) = self.seed(host, &login)? else { return Ok(None) };
+                token::authority(salt, &seed).map(Some).map_err(|error| Denial::Rule(error.to_string()))
             }
+            _ => Ok(None),
         }
-        let Some(seed) = self.seed(host, stop)? else { return Ok(None) };
-        token::authority(salt, &seed).map(Some).map_err(|error| Denial::Rule(error.to_string()))
     }
 
     /// `None` when there is no authority.
@@ -103,14 +91,37 @@ impl Registry {
         salt: &[u8],
         challenge: &[u8],
         stop: &Stop,
+        book: &Book,
     ) -> Result<Option<Vec<u8>>, Denial> {
-        check_host(host)?;
-        if !matches!(self.announced(host, stop)?, Ok(Announced::Bearer { .. })) {
+        match self.usable(host, stop, book)? {
+            Some((Announced::Bearer { .. }, login)) => {
+                let Some(seed) = self.seed(host, &login)? else { return Ok(None) };
+                token::sign(salt, &seed, challenge).map(Some).map_err(|error| Denial::Rule(error.to_string()))
+            }
             // A builder that knows the host from another build asks whether this one shares its tokens.
-            return Err(Denial::Usual(format!("no challenge is signed for {host}")));
+            _ => Err(Denial::Usual(format!("no challenge is signed for {host}"))),
         }
-        let Some(seed) = self.seed(host, stop)? else { return Ok(None) };
-        token::sign(salt, &seed, challenge).map(Some).map_err(|error| Denial::Rule(error.to_string()))
+    }
+
+    /// The login for `host` and how it is to be used; `None` when the build has no use for one or the user has none.
+    /// Without a login the daemon fetches what it needs by itself, and nobody is asked from here.
+    fn usable(&self, host: &str, stop: &Stop, book: &Book) -> Result<Option<(Announced, Login)>, Denial> {
+        check_host(host)?;
+        if self.names.get(host).is_none() {
+            self.withhold(host, &Withheld::NotNamed, book);
+            return Ok(None);
+        }
+        let login = self.login(host, stop)?;
+        if login.is_empty() {
+            return Ok(None);
+        }
+        match self.announced(host, stop)? {
+            Ok(announced) => Ok(Some((announced, login))),
+            Err(why) => {
+                self.withhold(host, &why, book);
+                Ok(None)
+            }
+        }
     }
 
     /// A token from where the registry itself says, for what this build pulls and pushes.
@@ -215,9 +226,8 @@ impl Registry {
         Ok(stored.unwrap_or_default())
     }
 
-    /// Empty for a registry that the user has no login for, `None` when the authority is shut.
-    fn seed(&self, host: &str, stop: &Stop) -> Result<Option<Vec<u8>>, Denial> {
-        let login = self.login(host, stop)?;
+    /// `None` when the authority is shut. A ready token needs no guard: whoever has one may use it.
+    fn seed(&self, host: &str, login: &Login) -> Result<Option<Vec<u8>>, Denial> {
         match &self.seeds {
             None => Ok(None),
             Some(_) if login.credentials().secret.0.is_empty() => Ok(Some(Vec::new())),

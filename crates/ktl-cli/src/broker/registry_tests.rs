@@ -113,7 +113,7 @@ fn a_token_is_fetched_where_the_registry_says_and_for_what_the_build_names() {
     let (stop, book) = (Stop::new().unwrap(), Book::default());
     let salt = [1; 32];
     assert!(registry.authority(&server.address, &salt, &stop, &book).unwrap().is_some());
-    assert!(registry.sign(&server.address, &salt, &[2; 32], &stop).unwrap().is_some());
+    assert!(registry.sign(&server.address, &salt, &[2; 32], &stop, &book).unwrap().is_some());
     let denial = registry.credentials(&server.address, &stop, &book).unwrap_err();
     assert!(matches!(&denial, Denial::Usual(text) if text.contains("the password stays here")), "{denial:?}");
     let request = server.request(&[
@@ -201,7 +201,7 @@ fn hosts_that_are_not_named_are_not_spoken_to() {
     let (stop, book) = (Stop::new().unwrap(), Book::default());
     assert_eq!(registry.authority(&server.address, &[1; 32], &stop, &book).unwrap(), None);
     assert_eq!(registry.credentials(&server.address, &stop, &book).unwrap(), Credentials::default());
-    assert!(registry.sign(&server.address, &[1; 32], &[2; 32], &stop).is_err());
+    assert!(registry.sign(&server.address, &[1; 32], &[2; 32], &stop, &book).is_err());
     let denial = registry.fetch(&server.request(&["repository:base:pull"]), &stop, &book).unwrap_err();
     assert!(matches!(denial, Denial::Rule(_)));
     // Nor does it make a sound where nobody is logged in.
@@ -211,7 +211,7 @@ fn hosts_that_are_not_named_are_not_spoken_to() {
     assert!(record.logins.is_empty());
     let lines: Vec<_> = record.refusals.iter().map(|r| (r.count, r.usual, r.reason.clone())).collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
-    assert_eq!((lines[0].0, lines[0].1), (2, false));
+    assert_eq!((lines[0].0, lines[0].1), (3, false));
     assert!(lines[0].2.contains(&format!("--allow-registry {} sends your login", server.address)));
     assert!(lines[1].1 && lines[1].2.contains("public.example"));
 }
@@ -323,7 +323,7 @@ fn the_authority_is_per_host_and_shut_without_seeds() {
     let make = |auths: &str, dir: &Path, seeds: bool| {
         let config = DockerConfig::parse(auths.as_bytes(), Path::new("config.json")).unwrap();
         let mut names = Names::default();
-        for host in ["a.example", "b.example", "c.example", "d.example"] {
+        for host in ["a.example", "b.example", "c.example"] {
             let scheme = Some(Scheme::Realm("https://auth.invalid/".into()));
             names.allow(&Allowed { host: host.into(), scheme });
         }
@@ -336,19 +336,37 @@ fn the_authority_is_per_host_and_shut_without_seeds() {
     let key = |host: &str| open.authority(host, &salt, &stop, &book).unwrap().unwrap();
     assert_eq!(key("a.example"), key("a.example"));
     assert_ne!(key("a.example"), key("b.example"));
-    assert_eq!(key("c.example"), key("d.example"));
+    // Without a login the daemon fetches anonymous tokens by itself.
+    assert_eq!(open.authority("c.example", &salt, &stop, &book), Ok(None));
+    assert_eq!(open.credentials("c.example", &stop, &book), Ok(Credentials::default()));
+    assert!(open.sign("c.example", &salt, &[0; 32], &stop, &book).is_err());
     assert_ne!(key("a.example"), open.authority("a.example", &[8; 32], &stop, &book).unwrap().unwrap());
     assert!(matches!(open.authority("a.example", b"short", &stop, &book), Err(Denial::Rule(_))));
-    assert!(matches!(open.sign("a.example", &salt, b"I owe you", &stop), Err(Denial::Rule(_))));
+    assert!(matches!(open.sign("a.example", &salt, b"I owe you", &stop, &book), Err(Denial::Rule(_))));
     let shut = make(config, dir.path(), false);
     assert_eq!(shut.authority("a.example", &salt, &stop, &book), Ok(None));
-    assert_eq!(shut.sign("a.example", &salt, &[0; 32], &stop), Ok(None));
+    assert_eq!(shut.sign("a.example", &salt, &[0; 32], &stop, &book), Ok(None));
     // Without a place for seeds there are no tokens, and the password is not given in their stead.
     assert_eq!(shut.credentials("a.example", &stop, &book), Ok(Credentials::default()));
     assert!(shown(book).iter().any(|line| line.contains("DOCKER_CONFIG")));
-    // Without a login the seeds are left alone.
+    // And the seeds are left alone.
     let dir = tempfile::tempdir().unwrap();
     let anonymous = make("{}", dir.path(), true);
-    anonymous.authority("a.example", &salt, &stop, &Book::default()).unwrap();
+    assert_eq!(anonymous.authority("a.example", &salt, &stop, &Book::default()), Ok(None));
     assert!(!dir.path().join("docker").exists());
+}
+
+/// A user without a login waits for nobody: a registry that only the builder reaches gives its public images all the same.
+#[test]
+fn without_a_login_no_registry_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = tokens();
+    let mut names = Names::default();
+    names.pull(&format!("{}/base", server.address).parse().unwrap());
+    let registry = with("elsewhere.example", names, dir.path());
+    let (stop, book) = (Stop::new().unwrap(), Book::default());
+    assert_eq!(registry.authority(&server.address, &[1; 32], &stop, &book).unwrap(), None);
+    assert_eq!(registry.credentials(&server.address, &stop, &book).unwrap(), Credentials::default());
+    assert!(server.paths().is_empty());
+    assert_eq!(book.close().refused, 0);
 }
