@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::str::Chars;
 
-const LENGTH_LIMIT: usize = 8 << 10;
+/// A reference has less than half of it.
+const LENGTH_LIMIT: usize = 1 << 10;
 const DEPTH_LIMIT: usize = 16;
 
 /// The variables that can be seen at one place of a Dockerfile.

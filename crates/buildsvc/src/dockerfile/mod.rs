@@ -23,6 +23,9 @@ pub const TEXT_LIMIT: usize = 1 << 20;
 const REFERENCES_LIMIT: usize = 2_000;
 /// More arguments than this are not kept, and unknown.
 const ARGUMENTS_LIMIT: usize = 1_000;
+/// A longer Dockerfile is read for one platform alone, and beyond [`INSTRUCTIONS_LIMIT`] not at all.
+const INSTRUCTIONS_FOR_EACH_PLATFORM: usize = 1_000;
+const INSTRUCTIONS_LIMIT: usize = 10_000;
 /// What builders run on, for a Dockerfile whose images hang on the platform when the user named none.
 const USUAL: [(&str, &str); 9] = [
     ("amd64", ""),
@@ -54,7 +57,8 @@ pub fn references(text: &str, arguments: &Arguments) -> Vec<ImageRef> {
     if let Some(image) = &parsed.syntax {
         found.image(image);
     }
-    let hangs_on = |names: &[&str]| names.iter().any(|name| text.contains(name));
+    let short = parsed.instructions.len() <= INSTRUCTIONS_FOR_EACH_PLATFORM;
+    let hangs_on = |names: &[&str]| short && names.iter().any(|name| text.contains(name));
     let targets = match arguments.platforms.as_slice() {
         [] => usual(),
         given => given.to_vec(),
@@ -111,10 +115,10 @@ fn evaluate(
 ) {
     let mut scope = Scope { values: platform_args(arguments, target, builder), open: false };
     let mut stages = Stages::default();
-    for Instruction { name, rest } in &parsed.instructions {
+    for Instruction { name, rest } in parsed.instructions.iter().take(INSTRUCTIONS_LIMIT) {
         match name.as_str() {
             // Those of a stage are for its commands, in which no image may hang on a variable.
-            "ARG" if stages.names.is_empty() => declare(&mut scope, rest, arguments, parsed.escape),
+            "ARG" if !stages.begun => declare(&mut scope, rest, arguments, parsed.escape),
             "FROM" => {
                 let words: Vec<String> =
                     words(rest).into_iter().skip_while(|word| word.starts_with("--")).collect();
@@ -125,7 +129,8 @@ fn evaluate(
                     found.image(&base);
                 }
                 let alias = words.get(2).filter(|_| words[1].eq_ignore_ascii_case("as"));
-                stages.names.push(alias.map(|alias| alias.to_ascii_lowercase()).unwrap_or_default());
+                stages.names.extend(alias.map(|alias| alias.to_ascii_lowercase()));
+                stages.begun = true;
             }
             "COPY" => {
                 for flag in flags(rest) {
@@ -149,7 +154,8 @@ fn evaluate(
 /// The stages so far. Their names hide images.
 #[derive(Debug, Default)]
 struct Stages {
-    names: Vec<String>,
+    names: BTreeSet<String>,
+    begun: bool,
 }
 
 impl Stages {
