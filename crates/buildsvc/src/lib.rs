@@ -6,6 +6,7 @@ pub mod context;
 pub mod csv;
 pub mod digest;
 pub mod dockerconfig;
+pub mod dockerfile;
 pub mod error;
 pub mod event;
 pub mod export;

@@ -137,6 +137,13 @@ pub struct BuildFlags {
     /// minute counts as lost
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
+    /// How often the keys of --ssh may log in during the build
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub ssh_max_signatures: u32,
+    /// Send your login for this registry even though the build does not name it. REALM, the URL where its tokens come
+    /// from, or `basic`, is for a registry that only the builder reaches (repeatable)
+    #[arg(long, value_name = "HOST[=REALM]")]
+    pub allow_registry: Vec<String>,
 }
 
 #[derive(Debug, Args)]

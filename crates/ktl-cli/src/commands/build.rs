@@ -1,22 +1,25 @@
 //! `ktl build`.
 
+mod asked;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use base64::Engine as _;
 use buildsvc::dockerconfig::DockerConfig;
+use buildsvc::dockerfile;
 use buildsvc::output::Destination;
 
-use crate::broker::{Desk, Record, Rules};
+use crate::broker::{Desk, Rules};
 use crate::builder;
 use crate::cancel::Cancel;
 use crate::cli::BuildArgs;
 use crate::dial::{self, Connection};
-use crate::display::inert;
 use crate::env::{self, Env};
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
@@ -74,7 +77,7 @@ fn hold(
     let Connection { stream, relay, .. } = connection;
     let (desk_end, guest_end) = UnixStream::pair()
         .map_err(|error| Failure::internal(format!("failed to make the broker's socket: {error}")))?;
-    let rules = rules(host, env, ui)?;
+    let rules = rules(plan, host, env, ui)?;
     let mut desk = None;
     let serve = || {
         if let Some(relay) = relay {
@@ -113,25 +116,9 @@ fn hold(
         }
     };
     if let Some(record) = desk.and_then(|thread| thread.join().ok()) {
-        tell(&record, ui);
+        asked::tell(&record, ui);
     }
     outcome
-}
-
-/// What the builder asked of the user's things, and what it was refused.
-fn tell(record: &Record, ui: &Ui) {
-    if !record.asked.is_empty() {
-        let asked: Vec<String> = record.asked.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-        ui.verbose(format_args!(
-            "[broker] asked: {}; refused {}, failed {}",
-            asked.join(", "),
-            record.refused,
-            record.failed
-        ));
-    }
-    for refusal in &record.refusals {
-        ui.note(format_args!("[broker] refused {}: {}", refusal.kind, inert::text(&refusal.reason)));
-    }
 }
 
 /// What a plan needs to know of this machine.
@@ -164,8 +151,7 @@ fn kind_of(path: &Path) -> Kind {
 
 fn random_hex<const BYTES: usize>() -> Result<String, Failure> {
     let mut bytes = [0; BYTES];
-    io::Read::read_exact(&mut File::open("/dev/urandom").map_err(no_random)?, &mut bytes)
-        .map_err(no_random)?;
+    File::open("/dev/urandom").map_err(no_random)?.read_exact(&mut bytes).map_err(no_random)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -173,29 +159,62 @@ fn no_random(error: io::Error) -> Failure {
     Failure::internal(format!("failed to read /dev/urandom: {error}"))
 }
 
-fn rules(host: &HostPlan, env: &Env, ui: &Ui) -> Result<Rules, Failure> {
+fn rules(plan: &BuildPlan, host: &HostPlan, env: &Env, ui: &Ui) -> Result<Rules, Failure> {
     let mut locals = BTreeMap::new();
     for (name, path) in &host.locals {
         let dir = File::open(path)
             .map_err(|error| Failure::usage(format!("failed to open {}: {error}", path.display())))?;
         locals.insert(name.clone(), OwnedFd::from(dir));
     }
-    let docker_config = match &host.docker_config {
-        Some(dir) => DockerConfig::read(&dir.join("config.json")).unwrap_or_else(|error| {
+    let logins = host.login_file.clone().or_else(|| Some(host.docker_config.as_ref()?.join("config.json")));
+    if let Some(file) = &host.login_file {
+        ui.note(format_args!(
+            "[broker] registry logins come from {} (--sandbox-bind); they are used outside of the jail, which does not see the \
+             file",
+            file.display()
+        ));
+    }
+    let docker_config = match logins {
+        Some(file) => DockerConfig::read(&file).unwrap_or_else(|error| {
             // As docker does: a build may need no login, and one that does will say so.
             ui.line(format_args!("WARNING: no registry logins: {}", chain(&error)));
             DockerConfig::default()
         }),
         None => DockerConfig::default(),
     };
+    let names = plan::names(&plan.build, &dockerfile(&host.dockerfile, ui), &host.allowed_registries);
+    ui.verbose(format_args!(
+        "[broker] registries of this build: {}",
+        names.hosts().collect::<Vec<_>>().join(", ")
+    ));
     Ok(Rules {
         docker_config,
+        names,
         token_seeds: host.docker_config.clone(),
         secrets: host.secrets.clone(),
         agents: host.agents.clone(),
+        max_signatures: host.max_signatures,
         locals,
         program_search_path: env.get("PATH").unwrap_or_default(),
     })
+}
+
+/// The Dockerfile's text, for the images that it names. One that cannot be read names none, and the builder will say what
+/// is wrong with it.
+fn dockerfile(path: &Path, ui: &Ui) -> String {
+    let mut bytes = Vec::new();
+    let read = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    let read = read.and_then(|file| match file.metadata()?.is_file() {
+        true => file.take(dockerfile::TEXT_LIMIT as u64 + 1).read_to_end(&mut bytes),
+        false => Err(io::Error::other("it is no regular file")),
+    });
+    let why = match read {
+        Ok(_) if bytes.len() > dockerfile::TEXT_LIMIT => "it is too long".to_owned(),
+        Ok(_) => return String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) => error.to_string(),
+    };
+    ui.line(format_args!("WARNING: {} is not read for the registries that it names: {why}", path.display()));
+    String::new()
 }
 
 fn refuse_tar_on_a_terminal(host: &HostPlan) -> Result<(), Failure> {

@@ -76,6 +76,10 @@ impl Inputs {
         Ok(Inputs { context, dockerfile_dir, dockerfile_name })
     }
 
+    pub fn dockerfile(&self) -> PathBuf {
+        self.dockerfile_dir.join(&self.dockerfile_name)
+    }
+
     /// Where a host path of the inputs is in the jail: the one place where this mapping is made.
     pub fn guest_path(&self, host: &Path) -> PathBuf {
         match host.strip_prefix(&self.context) {

@@ -24,8 +24,9 @@ use serde::{Deserialize, Serialize};
 
 pub use sandbox::{HostBind, SandboxPlan, sandbox_plan};
 pub use sealed::{ExecPlan, GuestPlan, LookPlan, Sealing};
+pub use trust::names;
 
-use crate::broker::{AgentSource, SecretSource};
+use crate::broker::{AgentSource, Allowed, SecretSource};
 use crate::cli::{BuildArgs, SandboxSwitch};
 use crate::display::Mode;
 use crate::env::{self, Env};
@@ -106,7 +107,12 @@ pub struct HostPlan {
     pub destinations: Vec<Destination>,
     pub secrets: Vec<SecretSource>,
     pub agents: Vec<AgentSource>,
+    pub max_signatures: u32,
+    pub dockerfile: PathBuf,
+    pub allowed_registries: Vec<Allowed>,
     pub docker_config: Option<PathBuf>,
+    /// Instead of the `config.json` there.
+    pub login_file: Option<PathBuf>,
     pub metadata_file: Option<PathBuf>,
     pub iidfile: Option<PathBuf>,
     pub cache: PathBuf,
@@ -166,7 +172,17 @@ pub fn resolve(
         .map(|spec| trust::agent_source(spec, env, facts))
         .collect::<Result<Vec<_>, _>>()?;
 
+    let allowed_registries = args
+        .build
+        .allow_registry
+        .iter()
+        .map(|text| trust::allowed_registry(text))
+        .collect::<Result<_, _>>()?;
+
     let cache = cache_dir(env, facts)?;
+    let mut sandbox =
+        jailed.then(|| sandbox_plan(&args.sandbox.jail, args.sandbox.hermetic, env, facts)).transpose()?;
+    let login_file = sandbox.as_mut().and_then(|sandbox| trust::login_file(&mut sandbox.binds));
 
     let locals = [("context", &inputs.context), ("dockerfile", &inputs.dockerfile_dir)];
     let guest_locals = locals
@@ -207,17 +223,19 @@ pub fn resolve(
     }
     let host = HostPlan {
         locals: locals.iter().map(|(name, path)| ((*name).to_owned(), (*path).clone())).collect(),
+        dockerfile: inputs.dockerfile(),
         context: inputs.context,
         destinations: results.destinations,
         secrets,
         agents,
+        max_signatures: args.build.ssh_max_signatures,
+        allowed_registries,
         docker_config: env.docker_config_dir(),
+        login_file,
         metadata_file: args.result.metadata_file.as_ref().map(|path| facts.cwd.join(path)),
         iidfile: args.result.iidfile.as_ref().map(|path| facts.cwd.join(path)),
         cache,
-        sandbox: jailed
-            .then(|| sandbox_plan(&args.sandbox.jail, args.sandbox.hermetic, env, facts))
-            .transpose()?,
+        sandbox,
         stays_in_cache: results.stays_in_cache,
     };
     Ok((plan, host))

@@ -6,9 +6,10 @@ use clap::Parser;
 
 use super::sandbox::{HostBind, parse_bind};
 use super::*;
-use crate::broker::AgentKind;
+use crate::broker::{AgentKind, Scheme};
 use crate::cli::RuntimeChoice;
 use crate::cli::{Cli, Command};
+use crate::exit::Exit;
 
 /// A world in which `/w/ctx` is a context, `/w/other/Dockerfile` lies beside it, and `/w/agent.sock` is a socket.
 fn facts() -> Facts {
@@ -156,7 +157,7 @@ fn what_was_typed_wins_over_the_environment() {
         (&["ctx"], &[("KTL_SANDBOX_RUNTIME", "none")]),
         (&["ctx"], &[("BUILDKIT_PROGRESS", "loud")]),
     ] {
-        assert_eq!(resolved(args, env).unwrap_err().exit, crate::exit::Exit::Usage, "{args:?} {env:?}");
+        assert_eq!(resolved(args, env).unwrap_err().exit, Exit::Usage, "{args:?} {env:?}");
     }
     assert_eq!(resolved(&["ctx"], &[("BUILDKIT_PROGRESS", "rawjson")]).unwrap().0.progress, Mode::RawJson);
     assert_eq!(resolved(&["ctx"], &[("BUILDKIT_PROGRESS", "")]).unwrap().0.progress, Mode::Plain);
@@ -206,4 +207,85 @@ fn the_same_directory_keeps_its_key() {
     assert_eq!(key(&["ctx"]), key(&["ctx", "--no-cache"]));
     assert!(key(&["ctx"]).starts_with("ctx:"));
     assert_ne!(key(&["ctx"]), key(&["ctx/sub", "-f", "ctx/sub/D"]));
+}
+
+#[test]
+fn registries_that_are_allowed_by_hand() {
+    let parse = |text: &str| trust::allowed_registry(text).map(|allowed| (allowed.host, allowed.scheme));
+    let realm = Some(Scheme::Realm("https://auth.example/token?x=y".into()));
+    for (text, host, scheme) in [
+        ("r.example", "r.example", None),
+        ("localhost:5000", "localhost:5000", None),
+        ("[::1]:5000", "[::1]:5000", None),
+        ("registry", "registry", None),
+        ("docker.io", "docker.io", None),
+        ("index.docker.io", "index.docker.io", None),
+        ("r.example=https://auth.example/token?x=y", "r.example", realm),
+        ("r.example:5000=basic", "r.example:5000", Some(Scheme::Basic)),
+    ] {
+        assert_eq!(parse(text).unwrap(), (host.to_owned(), scheme), "{text}");
+    }
+    for text in [
+        "",
+        "=basic",
+        "https://r.example",
+        "r.example/x",
+        "r.example=",
+        "r.example=ftp://x",
+        "a b",
+        "*",
+        "*.example",
+    ] {
+        assert_eq!(parse(text).unwrap_err().exit, Exit::Usage, "{text}");
+    }
+}
+
+#[test]
+fn a_build_names_its_registries() {
+    let dockerfile = "# syntax=f.example/f\nARG BASE=a.example/base\nFROM $BASE\nCOPY --from=c.example/c x /";
+    let hosts = |args: &[&str]| {
+        let (plan, host) = resolved(args, &[]).unwrap();
+        let named = names(&plan.build, dockerfile, &host.allowed_registries);
+        named.hosts().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let plain = ["a.example", "c.example", "f.example"];
+    assert_eq!(hosts(&["ctx"]), plain);
+    let with = |more: &'static str| {
+        let mut all = [&plain[..], &[more]].concat();
+        all.sort();
+        all
+    };
+    for (args, more) in [
+        (&["ctx", "-t", "t.example/x"][..], "t.example"),
+        (&["ctx", "-t", "app"], "docker.io"),
+        (&["ctx", "-o", "type=image,name=o.example/x,push=true"], "o.example"),
+        (&["ctx", "--build-arg", "BUILDKIT_SYNTAX=b.example/f arg"], "b.example"),
+        (&["ctx", "--allow-registry", "m.example"], "m.example"),
+    ] {
+        assert_eq!(hosts(args), with(more), "{args:?}");
+    }
+    assert_eq!(hosts(&["ctx", "--build-arg", "BASE=z.example/b"]), ["c.example", "f.example", "z.example"]);
+
+    let (plan, _) = resolved(&["ctx", "-t", "a.example/app", "--push"], &[]).unwrap();
+    let named = names(&plan.build, dockerfile, &[]);
+    let asked = ["repository:base:pull,push".to_owned(), "repository:app:pull,push".to_owned()];
+    assert_eq!(
+        named.get("a.example").unwrap().cut(&asked).granted,
+        ["repository:base:pull", "repository:app:pull,push"]
+    );
+    // Without a push there is nothing to push to.
+    let (plan, _) = resolved(&["ctx", "-t", "a.example/app"], &[]).unwrap();
+    let named = names(&plan.build, dockerfile, &[]);
+    assert_eq!(named.get("a.example").unwrap().cut(&asked[1..]).granted, ["repository:app:pull"]);
+}
+
+#[test]
+fn a_login_file_that_is_shown_to_the_jail_is_used_outside() {
+    let bind = "ctx/Dockerfile:/workspace/.docker/config.json";
+    let (_, host) = resolved(&["ctx", "--sandbox-bind", bind, "--sandbox-bind", "key:/k"], &[]).unwrap();
+    assert_eq!(host.login_file, Some("/w/ctx/Dockerfile".into()));
+    let left: Vec<_> = host.sandbox.unwrap().binds.into_iter().map(|bind| bind.dst).collect();
+    assert_eq!(left, [PathBuf::from("/k")]);
+    let (_, host) = resolved(&["ctx"], &[]).unwrap();
+    assert_eq!((host.login_file, host.docker_config), (None, Some("/home/me/.docker".into())));
 }

@@ -11,6 +11,7 @@ mod invariants;
 mod jail;
 mod kill;
 mod ktl;
+mod names;
 mod parity;
 mod private;
 mod results;
