@@ -147,6 +147,15 @@ impl DockerConfig {
         named.filter(|name| !name.is_empty()).collect()
     }
 
+    /// The registries that the file knows of, as hosts that a daemon would name.
+    pub fn hosts(&self) -> std::collections::BTreeSet<&str> {
+        let keys = self.auths.keys().chain(self.helpers.keys());
+        keys.map(|key| if is_hub(key) { HUB_HOST } else { hostname(key) })
+            .map(|host| if is_hub(host) { HUB_HOST } else { host })
+            .filter(|host| !host.is_empty())
+            .collect()
+    }
+
     /// The login of `host` that the file itself holds. A file in which docker left an empty entry, as it does beside
     /// a credential helper, holds none.
     pub fn stored(&self, host: &str) -> Result<Option<Login>, DockerConfigError> {

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 use crate::guest::{GuestResult, fd};
+use crate::log::{Event, Limit, Log, Reported};
 use crate::look::Looked;
 use crate::outputs::Opened;
 use crate::plan::{BuildPlan, GuestOutput, HostPlan, LookPlan, SandboxPlan, Sealing, guest_path};
@@ -47,20 +48,21 @@ pub struct Settled {
     pub jail: Jail,
     /// The policy that was given.
     pub policy: Policy,
+    binds: Vec<Bind>,
     writable: Vec<(PathBuf, PathBuf)>,
 }
 
 /// A jail that is ready to start.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct Prepared<'a> {
     runtime: Runtime,
     jail: Jail,
     args: Vec<std::ffi::OsString>,
-    logs: bool,
+    log: &'a Log,
     way_out: Option<&'static str>,
 }
 
-impl Prepared {
+impl Prepared<'_> {
     /// What the guest has to verify.
     pub fn promises(&self) -> Promises {
         self.jail.promises()
@@ -68,13 +70,14 @@ impl Prepared {
 }
 
 /// Settles the jail for `plan`, whose promises and output paths are filled in. Says once what was corrected in the policy.
-pub fn prepare(
+pub fn prepare<'a>(
     plan: &mut BuildPlan,
     host: &HostPlan,
     sandbox: &SandboxPlan,
     outputs: &[Opened],
+    log: &'a Log,
     ui: &Ui,
-) -> Result<Prepared, Failure> {
+) -> Result<Prepared<'a>, Failure> {
     let mut rooms = Rooms {
         cache: &host.cache,
         context: &host.context,
@@ -100,25 +103,44 @@ pub fn prepare(
             GuestOutput::None
         };
     }
-    let prepared = open(rooms, sandbox, Some(WAY_OUT), ui)?;
+    let prepared = open(rooms, sandbox, Some(WAY_OUT), log, ui)?;
     plan.promises = Some(prepared.promises());
     Ok(prepared)
 }
 
-/// Finds who makes the jail, and settles it. Says once what was corrected in the policy. `way_out` is the last hint when there is none.
-pub fn open(
+/// Finds who makes the jail, and settles it. Says once what was corrected in the policy. `way_out` is the last hint when there
+/// is none. All that is known of the jail before it starts goes into the log.
+pub fn open<'a>(
     rooms: Rooms<'_>,
     sandbox: &SandboxPlan,
     way_out: Option<&'static str>,
+    log: &'a Log,
     ui: &Ui,
-) -> Result<Prepared, Failure> {
+) -> Result<Prepared<'a>, Failure> {
     let runtime = runtime::find(sandbox).map_err(|failure| failure.hints(way_out.map(str::to_owned)))?;
-    let Settled { jail, policy, writable } = policy(sandbox)
+    log.say(&Event::Runtime {
+        name: runtime.to_string(),
+        program: match &runtime {
+            Runtime::Nsjail(nsjail) => Some(nsjail.path().display().to_string()),
+            Runtime::Native => None,
+        },
+        why: runtime::why(sandbox, &runtime),
+    });
+    let Settled { jail, policy, binds, writable } = policy(sandbox)
         .and_then(|policy| settle(policy, rooms, sandbox))
         .map_err(|failure| failure.hints(way_out.map(str::to_owned)))?;
+    log.say(&Event::Policy { name: policy.name() });
     for correction in jail.corrections() {
-        ui.note(format_args!("[sandbox] {}: {correction}", policy.name()));
+        log.say(&Event::correction(correction));
+        if !log.streams() {
+            ui.note(format_args!("[sandbox] {}: {correction}", policy.name()));
+        }
     }
+    for bind in &binds {
+        let [host, guest] = [&bind.src, &bind.dst].map(|path| path.display().to_string());
+        log.say(&Event::Bind { host, guest, rw: bind.rw });
+    }
+    log.say(&Event::Promises(&jail.promises()));
     for (dir, dst) in writable.iter().filter(|(_, dst)| !jail.idmapped(dst)) {
         // The file system cannot lend root's directory to the guest's id, so it is given away; results are taken back.
         let ids = jail.host_ids();
@@ -130,9 +152,11 @@ pub fn open(
             ))
         })?;
     }
-    ui.note(format_args!("[sandbox] jailed by {runtime}"));
+    if !log.streams() {
+        ui.note(format_args!("[sandbox] jailed by {runtime}"));
+    }
     let args = std::env::args_os().skip(1).collect();
-    Ok(Prepared { runtime, jail, args, logs: sandbox.logs, way_out })
+    Ok(Prepared { runtime, jail, args, log, way_out })
 }
 
 /// The jail without anybody who starts it.
@@ -164,7 +188,7 @@ pub fn settle(policy: Policy, rooms: Rooms<'_>, sandbox: &SandboxPlan) -> Result
     binds.extend(sandbox.binds.iter().map(|user| bind(&user.src, &user.dst, user.rw)));
 
     let overrides = Overrides {
-        binds,
+        binds: binds.clone(),
         env: sandbox.env.clone(),
         cwd: sandbox.workdir.clone(),
         no_network: true,
@@ -184,7 +208,7 @@ pub fn settle(policy: Policy, rooms: Rooms<'_>, sandbox: &SandboxPlan) -> Result
                 _ => failure,
             }
         })?;
-    Ok(Settled { jail, policy, writable })
+    Ok(Settled { jail, policy, binds, writable })
 }
 
 fn bind(src: &Path, dst: impl Into<PathBuf>, rw: bool) -> Bind {
@@ -249,7 +273,7 @@ pub struct Handed {
 
 /// Starts the guest of a build, calls `after_fork` once threads are allowed, and waits for the end.
 pub fn run(
-    prepared: Prepared,
+    prepared: Prepared<'_>,
     plan: &BuildPlan,
     handed: Handed,
     ui: &Ui,
@@ -269,7 +293,7 @@ pub fn run(
 
 /// Starts a guest for a look around and waits for what it saw. A signal ends it at once.
 pub fn look(
-    prepared: Prepared,
+    prepared: Prepared<'_>,
     plan: &LookPlan,
     connection: Option<OwnedFd>,
     ui: &Ui,
@@ -286,14 +310,14 @@ pub fn look(
 /// Starts a guest that does what `document` says, and reads its result when it ends well. `control` takes the number of the
 /// first signal to it; the second one, or the first without it, ends the jail.
 fn start<R: DeserializeOwned>(
-    prepared: Prepared,
+    prepared: Prepared<'_>,
     document: &Sealing<'_>,
     mut fds: Vec<(OwnedFd, i32)>,
     mut control: Option<File>,
     ui: &Ui,
     after_fork: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(Exit, Option<R>), Failure> {
-    let Prepared { runtime, jail, args, logs, way_out } = prepared;
+    let Prepared { runtime, jail, args, log, way_out } = prepared;
     let way_out = way_out.map(str::to_owned);
     let io_failure =
         |what: &'static str| move |error: io::Error| Failure::internal(format!("failed to {what}: {error}"));
@@ -310,6 +334,7 @@ fn start<R: DeserializeOwned>(
         let failure = Failure::sandbox(format!("failed to start the jail: {}", chain(&error)));
         failure.hints(error.hints().iter().cloned()).hints(way_out.clone())
     })?;
+    log.say(&Event::Start { pid: running.id(), program: guest_path::BINARY, fds: &jail.promises().fds });
     after_fork()?;
 
     let mut received: Option<u8> = None;
@@ -317,17 +342,18 @@ fn start<R: DeserializeOwned>(
         &mut |signal| {
             let signal = u8::try_from(signal).unwrap_or(u8::MAX);
             received = Some(signal);
-            match control.take().map(|mut pipe| pipe.write_all(&[signal])) {
-                Some(Ok(())) => OnSignal::Continue,
-                _ => OnSignal::Kill,
-            }
+            let told = matches!(control.take().map(|mut pipe| pipe.write_all(&[signal])), Some(Ok(())));
+            log.say(&Event::Signal { signal, told });
+            if told { OnSignal::Continue } else { OnSignal::Kill }
         },
         &mut |line| {
-            if logs {
-                ui.line(format_args!("[sandbox] {}", line.text));
+            log.say(&Event::jail(line));
+            if let Some(limit) = Limit::reached(line) {
+                log.say(&Event::Limit { limit });
             }
         },
     );
+    let heard = hear(result.into(), &outcome, log);
     let exit = match outcome {
         Outcome::Exited(0) => Exit::Ok,
         Outcome::Exited(code) => Exit::Guest(u8::try_from(code).unwrap_or(Exit::Internal.code())),
@@ -336,15 +362,15 @@ fn start<R: DeserializeOwned>(
             None => {
                 let what = format!("the guest was ended by signal {signal}");
                 return Err(Failure::sandbox(what).hint(
-                    "A limit of the policy may have been hit; --sandbox-logs shows the jail's own words.",
+                    "A limit of the policy may have been hit, or its system call filter; the log has the jail's own words.",
                 ));
             }
         },
-        Outcome::JailFailed { stage, detail, hint, log } => {
+        Outcome::JailFailed { stage, detail, hint, log: lines } => {
             let mut failure =
                 Failure::sandbox(format!("the jail did not start: {stage}: {detail}")).hints(hint);
-            if !logs && ui.verbose {
-                failure = failure.hints(log.iter().map(|line| format!("[sandbox] {}", line.text)));
+            if !log.streams() && ui.verbose {
+                failure = failure.hints(lines.iter().map(|line| format!("[sandbox] {}", line.text)));
             }
             return Err(failure.hints(way_out));
         }
@@ -352,18 +378,43 @@ fn start<R: DeserializeOwned>(
     if exit != Exit::Ok {
         return Ok((received.map_or(exit, Exit::Signal), None));
     }
-    Ok((exit, Some(read_result(result.into())?)))
+    heard.map(|result| (exit, Some(result)))
 }
 
-fn read_result<R: DeserializeOwned>(mut file: File) -> Result<R, Failure> {
+/// Says in the log how the guest ended and whether it had proven its jail, and gives its result. One that comes without a
+/// proof is none.
+fn hear<R: DeserializeOwned>(result: File, outcome: &Outcome, log: &Log) -> Result<R, Failure> {
     let broken = |why: &dyn std::fmt::Display| {
         Failure::sandbox(format!("the guest handed out a broken result: {why}"))
     };
-    let mut bytes = Vec::new();
-    file.rewind().map_err(|error| broken(&error))?;
-    file.take(RESULT_LIMIT + 1).read_to_end(&mut bytes).map_err(|error| broken(&error))?;
-    if bytes.len() as u64 > RESULT_LIMIT {
-        return Err(broken(&"it is larger than 16 MiB"));
+    let bytes = read_bounded(result);
+    let (reported, result) = Reported::read(bytes.as_deref().unwrap_or_default());
+    match (&reported, outcome) {
+        (Some(Reported::Proven(proof)), _) => log.say(&Event::Proof(proof)),
+        (Some(Reported::Refused(why)), _) => log.say(&Event::Unproven { why }),
+        (None, Outcome::JailFailed { .. }) => {}
+        (None, _) => log.say(&Event::Unproven { why: "the guest ended before it said so" }),
     }
-    serde_json::from_slice(&bytes).map_err(|error| broken(&error))
+    log.say(&match outcome {
+        Outcome::Exited(code) => Event::Exited { code: *code },
+        Outcome::Signaled(signal) => Event::Killed { signal: *signal },
+        Outcome::JailFailed { stage, detail, hint, .. } => Event::JailFailed { stage, detail, hints: hint },
+    });
+    bytes.map_err(|error| broken(&error))?;
+    match (reported, result) {
+        (Some(Reported::Proven(_)), Ok(Some(result))) => Ok(result),
+        (_, Err(error)) => Err(broken(&error)),
+        (Some(Reported::Proven(_)), Ok(None)) => Err(broken(&"there is none")),
+        (_, Ok(_)) => Err(broken(&"it comes without a proof")),
+    }
+}
+
+fn read_bounded(mut file: File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.take(RESULT_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > RESULT_LIMIT {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 16 MiB"));
+    }
+    Ok(bytes)
 }

@@ -15,6 +15,7 @@ mod exit;
 mod failure;
 mod guest;
 mod launch;
+mod log;
 mod look;
 mod outputs;
 mod plan;

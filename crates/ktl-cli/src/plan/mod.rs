@@ -21,7 +21,7 @@ use buildsvc::ssh::SshSpec;
 use sandbox_linux::Promises;
 use serde::{Deserialize, Serialize};
 
-pub use sandbox::{SandboxPlan, sandbox_plan};
+pub use sandbox::{LogPlan, SandboxPlan, log_plan, sandbox_plan};
 pub use sealed::{GuestPlan, LookPlan, Sealing};
 
 use crate::broker::{AgentSource, SecretSource};
@@ -106,6 +106,7 @@ pub struct HostPlan {
     pub iidfile: Option<PathBuf>,
     pub cache: PathBuf,
     pub sandbox: Option<SandboxPlan>,
+    pub log: LogPlan,
     /// Nothing was asked for that outlives the builder's cache.
     pub stays_in_cache: bool,
 }
@@ -212,6 +213,7 @@ pub fn resolve(
         sandbox: jailed
             .then(|| sandbox_plan(&args.sandbox.jail, args.sandbox.hermetic, env, facts))
             .transpose()?,
+        log: sandbox::build_log_plan(args, facts)?,
         stays_in_cache: results.stays_in_cache,
     };
     Ok((plan, host))

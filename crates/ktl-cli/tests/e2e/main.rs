@@ -12,5 +12,6 @@ mod ktl;
 mod parity;
 mod results;
 mod sandbox;
+mod sandbox_log;
 mod trust;
 mod user;
