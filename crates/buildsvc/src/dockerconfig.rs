@@ -277,6 +277,15 @@ mod tests {
     const AUTH: &str = "dXNlcjpwYXNz";
 
     #[test]
+    fn the_registries_of_a_file_are_named_as_a_daemon_names_them() {
+        let text = br#"{"auths":{"https://index.docker.io/v1/":{},"https://ghcr.io/v2/":{},"localhost:5000":{},"":{}},
+                        "credHelpers":{"docker.io":"a","r.example":"b"}}"#;
+        let config = DockerConfig::parse(text, Path::new("config.json")).unwrap();
+        let hosts: Vec<&str> = config.hosts().into_iter().collect();
+        assert_eq!(hosts, ["ghcr.io", "localhost:5000", "r.example", HUB_HOST]);
+    }
+
+    #[test]
     fn a_login_is_found_under_every_form_of_key() {
         let table = [
             // key in the file, host asked for, found

@@ -293,6 +293,18 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_control_groups_are_listed() {
+        for (text, limits) in [
+            ("hostname: \"x\"", &[][..]),
+            ("cgroup_pids_max: 0 cgroup_mem_swap_max: -1", &[]),
+            ("cgroup_pids_max: 9 cgroup_mem_max: 1", &["cgroup_mem_max", "cgroup_pids_max"]),
+            ("cgroup_mem_swap_max: 0", &["cgroup_mem_swap_max"]),
+        ] {
+            assert_eq!(Policy::parse("p", text.as_bytes()).unwrap().cgroup_limits(), limits, "{text}");
+        }
+    }
+
+    #[test]
     fn accepts_the_notations_of_nsjail() {
         for text in [
             "# only a comment\n",

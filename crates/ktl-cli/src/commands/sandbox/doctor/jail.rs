@@ -170,7 +170,9 @@ pub(super) fn choice(sandbox: &SandboxPlan) -> Check {
         Err(failure) => return Check::failure(About::Jail, name, failure),
     };
     let why = runtime::why(sandbox, &chosen);
-    let auto = SandboxPlan { runtime: RuntimeChoice::Auto, bin: None, ..sandbox.clone() };
+    // A program that the environment names counts for auto; one that was typed is a choice.
+    let bin = sandbox.bin.clone().filter(|_| sandbox.runtime == RuntimeChoice::Auto);
+    let auto = SandboxPlan { runtime: RuntimeChoice::Auto, bin, ..sandbox.clone() };
     let found = match runtime::find(&auto) {
         Ok(by_itself) if by_itself == chosen => format!("builds take {chosen} ({why}), as auto does"),
         Ok(by_itself) => format!("builds take {chosen} ({why}); auto would take {by_itself}"),
