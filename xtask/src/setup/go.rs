@@ -76,7 +76,7 @@ pub fn install() -> Result<()> {
 }
 
 /// A Go that is new enough: the machine's, else a pinned one below `.tools`.
-fn toolchain() -> Result<PathBuf> {
+pub(super) fn toolchain() -> Result<PathBuf> {
     if let Some(go) = tools::on_path("go")
         && version(&go)? >= OLDEST
     {

@@ -8,6 +8,7 @@
 //! interrupted run leaves nothing that looks complete.
 
 mod debian;
+mod frontend;
 mod go;
 mod images;
 mod nsjail;
@@ -46,6 +47,7 @@ pub fn run() -> Result<()> {
     go::install()?;
     images::busybox()?;
     images::debian()?;
+    frontend::install()?;
     eprintln!("setup: complete after {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }

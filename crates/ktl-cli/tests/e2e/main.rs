@@ -3,6 +3,7 @@
 //! One binary, one daemon and one registry for all tests; what needs a daemon of its own (to kill it) starts one.
 
 mod context;
+mod demos;
 mod doctor;
 mod failures;
 mod help;

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use xtask::parts::{Buildkitd, Options, ScratchDir};
+use xtask::parts::{AstrayRegistry, Buildkitd, Options, ScratchDir};
 
 use crate::ktl::{NATIVE, Ran, World};
 use crate::sandbox::COPIED;
@@ -231,32 +229,12 @@ exec env -i KTL_SANDBOX_ACTIVE=1 KTL_SANDBOX_NONCE="$nonce" KTL "$@"
     }
 }
 
-/// A registry that sends whoever asks for its images to another host for a token.
-fn registry_with_a_realm_elsewhere() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let mut writer = stream.try_clone().unwrap();
-                let mut lines = BufReader::new(stream).lines();
-                while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
-                let challenge = "Bearer realm=\"http://elsewhere.example/token\",service=\"elsewhere\"";
-                let _ = write!(
-                    writer,
-                    "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-                );
-            });
-        }
-    });
-    address
-}
-
 #[test]
 fn a_refusal_of_a_failed_build_is_kept() {
-    let registry = registry_with_a_realm_elsewhere();
+    let astray = AstrayRegistry::start().unwrap();
+    let registry = astray.address();
     let scratch = ScratchDir::new("refusal").unwrap();
-    let options = Options { plain_http: vec![registry.clone()], ..Options::default() };
+    let options = Options { plain_http: vec![registry.to_owned()], ..Options::default() };
     let daemon = Buildkitd::start(&scratch.join("daemon"), &options).unwrap();
     let world = World::with_dockerfile(&format!("FROM {registry}/private:1\n"));
     let config = format!("{{\"auths\":{{\"{registry}\":{{\"auth\":\"dXNlcjpodW50ZXIy\"}}}}}}");
