@@ -331,6 +331,7 @@ fn start<R: DeserializeOwned>(
     fds.extend([(plan_fd, fd::PLAN), (result_guest, fd::RESULT)]);
     let command = Command { program: guest_path::BINARY.into(), args, fds };
     let running = runtime.spawn(&jail, command).map_err(|error| {
+        log.say(&Event::JailFailed { stage: "start", detail: &chain(&error), hints: error.hints() });
         let failure = Failure::sandbox(format!("failed to start the jail: {}", chain(&error)));
         failure.hints(error.hints().iter().cloned()).hints(way_out.clone())
     })?;

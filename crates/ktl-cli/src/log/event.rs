@@ -88,7 +88,6 @@ pub enum Event<'a> {
     Outcome {
         exit: u8,
         error: Option<&'a str>,
-        hints: &'a [String],
     },
     /// Lines that stood here were dropped, because there were too many of them.
     Dropped {
@@ -161,8 +160,8 @@ impl fmt::Display for Event<'_> {
                 hints.iter().try_for_each(|hint| write!(f, "; {hint}"))
             }
             Event::Broker { record } => write!(f, "broker: {record}"),
-            Event::Outcome { exit, error: None, .. } => write!(f, "exit {exit}"),
-            Event::Outcome { exit, error: Some(error), .. } => write!(f, "exit {exit}: {error}"),
+            Event::Outcome { exit, error: None } => write!(f, "exit {exit}"),
+            Event::Outcome { exit, error: Some(error) } => write!(f, "exit {exit}: {error}"),
             Event::Dropped { lines } => write!(f, "{lines} lines were dropped here"),
         }
     }

@@ -145,11 +145,9 @@ impl Log {
             Ok(exit) => *exit,
             Err(failure) => failure.exit,
         };
-        let (error, hints) = match &outcome {
-            Ok(_) => (None, [].as_slice()),
-            Err(failure) => (Some(failure.title.as_str()), failure.hints.as_slice()),
-        };
-        self.say(&Event::Outcome { exit: exit.code(), error, hints });
+        // Hints are for the person at the terminal, and may quote a line of a policy.
+        let error = outcome.as_ref().err().map(|failure| failure.title.as_str());
+        self.say(&Event::Outcome { exit: exit.code(), error });
         let Log { ui, cache, inner, .. } = self;
         let Some(cache) = cache.filter(|_| is_worth_keeping(exit, inner.borrow().refused)) else {
             return outcome;

@@ -52,7 +52,7 @@ fn copied_policy(seccomp: &str) -> String {
 fn a_build_is_told_from_beginning_to_end() {
     for runtime in [&[][..], NATIVE] {
         let world = small();
-        world.write("ci.cfg", COPIED);
+        world.write("ci.cfg", format!("{COPIED}envar: \"POLICY_TOKEN=value-in-the-policy\"\n"));
         world.write("shown", "");
         let bind = format!("{}:/shown", world.path("shown").display());
         let mut command = world.command();
@@ -255,6 +255,11 @@ fn a_refusal_of_a_failed_build_is_kept() {
 #[test]
 fn a_cache_that_takes_no_log_changes_nothing_else() {
     let world = small();
+    // Not even where the policy is shown at the place of its mistake.
+    world.write("typo.cfg", "envar: \"POLICY_TOKEN=value-in-the-policy\" x y\n");
+    let (path, _) = kept(&world.build(&["--sandbox-config", "typo.cfg"]).ends_with(4));
+    assert!(!fs::read_to_string(&path).unwrap().contains("value-in"));
+    fs::remove_dir_all(world.path("home/.cache/ktl/logs")).unwrap();
     world.write("home/.cache/ktl/logs", "in the way");
     let missing = world.path("no-nsjail").display().to_string();
     world.build(&["--sandbox-bin", &missing]).ends_with(4).says("no jail").says("could not be kept");
