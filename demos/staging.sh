@@ -119,10 +119,10 @@ hold() {
     printf '$ %s\n' "$(tell "$@")"
     "$@" >"$said" 2>&1 &
     client=$!
-    # A minute for a slow machine; a build that ends before is looked at in vain.
+    # Minutes, for a machine that is busy; a build that ends before is looked at in vain.
     until grep -q 'holding the line$' "$said"; do
         waited=$((waited + 1))
-        if [ "$waited" -gt 600 ] || ! kill -0 "$client" 2>/dev/null; then
+        if [ "$waited" -gt 3000 ] || ! kill -0 "$client" 2>/dev/null; then
             cat "$said"
             break
         fi

@@ -63,7 +63,7 @@ func build(ctx context.Context, c client.Client) (*client.Result, error) {
 
 // read asks for a local directory and tells whether the file came along.
 func read(ctx context.Context, c client.Client, st llb.State, file string) string {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	def, err := st.Marshal(ctx)
 	if err != nil {
@@ -84,7 +84,7 @@ func read(ctx context.Context, c client.Client, st llb.State, file string) strin
 }
 
 func dial(service string) string {
-	conn, err := net.DialTimeout("tcp", service, 3*time.Second)
+	conn, err := net.DialTimeout("tcp", service, 30*time.Second)
 	if err != nil {
 		return "nothing"
 	}

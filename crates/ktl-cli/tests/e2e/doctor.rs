@@ -1,8 +1,10 @@
 //! `ktl sandbox doctor`: both runtimes, and registries.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use xtask::parts::{Auth, Registry, ScratchDir};
@@ -109,4 +111,56 @@ fn registries_answer_and_are_sent_no_login() {
     let ran = doctor(&world, path, &["--registry", &nobody]).ends_with(1);
     is(&ran, &name(&nobody), "fail", "does not answer");
     doctor(&world, path, &["--registry", "https://r.example"]).ends_with(2);
+}
+
+/// Ends with the test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What answers with a certificate is believed when this host trusts that certificate, and else not at all.
+#[test]
+fn certificates_of_registries_are_verified() {
+    let world = World::new();
+    let openssl = xtask::tools::openssl().unwrap();
+    let (key, cert) = (world.path("key.pem"), world.path("cert.pem"));
+    let made = Command::new(&openssl)
+        .args(["req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args(["-days", "2", "-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&cert)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let address = format!("127.0.0.1:{}", xtask::parts::free_port().unwrap());
+    let mut server = Server(
+        Command::new(&openssl)
+            .args(["s_server", "-www", "-accept", &address, "-key"])
+            .arg(&key)
+            .arg("-cert")
+            .arg(&cert)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let mut said = BufReader::new(server.0.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.is_ok_and(|line| line.contains("ACCEPT"))));
+
+    let ask = |trusted: &Path| {
+        let mut command = world.command();
+        command.env("SSL_CERT_FILE", trusted).args(["sandbox", "doctor", "--json", "--registry", &address]);
+        world.run(&mut command)
+    };
+    let name = format!("registry {address}");
+    is(&ask(&cert).ok(), &name, "ok", "answers by TLS");
+    is(&ask(&world.write("nothing.pem", "")).ends_with(1), &name, "fail", "does not answer");
 }

@@ -20,8 +20,10 @@ use crate::display::inert;
 use crate::env::Env;
 use crate::failure::{Failure, chain};
 
-/// How long one registry, and one credential helper, may take.
-const TIME: Duration = Duration::from_secs(3);
+/// How long the way to a registry may take: a machine without a network is to know soon.
+const WAY_TIME: Duration = Duration::from_secs(3);
+/// How long a registry, and a credential helper, may take for all.
+const TIME: Duration = Duration::from_secs(8);
 /// A config file may know of many; more than this are not asked.
 const MOST: usize = 12;
 const HEADER_LIMIT: usize = 300;
@@ -177,6 +179,8 @@ impl Agents {
                 .http_status_as_error(false)
                 .max_redirects(0)
                 .max_idle_connections(0)
+                .timeout_resolve(Some(WAY_TIME))
+                .timeout_connect(Some(WAY_TIME))
                 .timeout_global(Some(TIME))
                 .user_agent(concat!("ktl/", env!("CARGO_PKG_VERSION")))
                 .proxy(proxy)
