@@ -50,6 +50,8 @@ struct Inner {
     file: Option<(PathBuf, File)>,
     memory: memory::Memory,
     refused: bool,
+    /// How the guest itself ended.
+    ended: Option<i32>,
 }
 
 /// An event as it stands in a line of JSON.
@@ -124,6 +126,9 @@ impl Log {
                 inner.file = None;
             }
         }
+        if let Event::Exited { code } = event {
+            inner.ended = Some(*code);
+        }
         inner.memory.add(json, matches!(event, Event::Jail { .. }));
     }
 
@@ -149,10 +154,10 @@ impl Log {
         let error = outcome.as_ref().err().map(|failure| failure.title.as_str());
         self.say(&Event::Outcome { exit: exit.code(), error });
         let Log { ui, cache, inner, .. } = self;
-        let Some(cache) = cache.filter(|_| is_worth_keeping(exit, inner.borrow().refused)) else {
+        let inner = inner.into_inner();
+        let Some(cache) = cache.filter(|_| is_worth_keeping(exit, inner.refused, inner.ended)) else {
             return outcome;
         };
-        let inner = inner.into_inner();
         let told = match inner.file {
             Some((path, _)) => format!("The log of the sandbox: {}", path.display()),
             None => match kept::keep(&cache, &file_stamp(SystemTime::now()), inner.memory) {
@@ -171,10 +176,12 @@ impl Log {
 }
 
 /// A failure of the jail, of ktl or of the guest, as opposed to one of the build; or a build that failed after a refusal. A
-/// user who ends a run himself knows why it ended.
-fn is_worth_keeping(exit: Exit, refused: bool) -> bool {
+/// user who ends a run himself knows why it ended. A code that comes from inside speaks of the jail only where it is the guest's
+/// own: that of a program which it ran means what that program says.
+fn is_worth_keeping(exit: Exit, refused: bool, ended: Option<i32>) -> bool {
     match exit {
         Exit::Ok | Exit::Signal(_) => false,
+        Exit::Guest(code) if ended != Some(i32::from(code)) => refused,
         other => refused || matches!(other.code(), 4 | 64..),
     }
 }

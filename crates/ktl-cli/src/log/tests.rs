@@ -30,20 +30,23 @@ fn times_have_milliseconds() {
 
 #[test]
 fn what_is_kept() {
-    for (exit, refused, keep) in [
-        (Exit::Ok, true, false),
-        (Exit::BuildFailed, false, false),
-        (Exit::Guest(1), true, true),
-        (Exit::Usage, false, false),
-        (Exit::Builder, false, false),
-        (Exit::Sandbox, false, true),
-        (Exit::Guest(4), false, true),
-        (Exit::Policy, false, false),
-        (Exit::Internal, false, true),
-        (Exit::Guest(101), false, true),
-        (Exit::Signal(2), true, false),
+    for (exit, refused, ended, keep) in [
+        (Exit::Ok, true, Some(0), false),
+        (Exit::BuildFailed, false, Some(0), false),
+        (Exit::Guest(1), true, Some(1), true),
+        (Exit::Usage, false, None, false),
+        (Exit::Builder, false, None, false),
+        (Exit::Sandbox, false, None, true),
+        (Exit::Guest(4), false, Some(4), true),
+        (Exit::Policy, false, Some(5), false),
+        (Exit::Internal, false, None, true),
+        (Exit::Guest(101), false, Some(101), true),
+        // The code of a program that the guest ran.
+        (Exit::Guest(101), false, Some(0), false),
+        (Exit::Guest(101), true, Some(0), true),
+        (Exit::Signal(2), true, None, false),
     ] {
-        assert_eq!(is_worth_keeping(exit, refused), keep, "{exit:?} {refused}");
+        assert_eq!(is_worth_keeping(exit, refused, ended), keep, "{exit:?} {refused} {ended:?}");
     }
 }
 
