@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::display::inert;
 use crate::exit::Exit;
@@ -132,14 +133,14 @@ impl Log {
         inner.memory.add(json, matches!(event, Event::Jail { .. }));
     }
 
-    /// What the broker wrote down. Any form of it will do that has the number of refusals in a field `refused`.
+    /// What the broker wrote down, as it is. Of its form no more is known than the number `refused` and the list `refusals`, in
+    /// which one that says `usual` of itself is no reason to look into the log.
     pub fn broker(&self, record: &impl Serialize) {
         let record = match serde_json::to_value(record) {
             Ok(record) => record,
             Err(error) => serde_json::json!({ "unwritable": error.to_string() }),
         };
-        let refused = record.get("refused").and_then(serde_json::Value::as_u64).unwrap_or(0);
-        self.inner.borrow_mut().refused |= refused > 0;
+        self.inner.borrow_mut().refused |= tells_of_harm(&record);
         self.say(&Event::Broker { record });
     }
 
@@ -172,6 +173,14 @@ impl Log {
             }
             Err(failure) => Err(failure.hint(told)),
         }
+    }
+}
+
+fn tells_of_harm(record: &Value) -> bool {
+    let refusals = record.get("refusals").and_then(Value::as_array);
+    match refusals.filter(|refusals| !refusals.is_empty()) {
+        Some(refusals) => refusals.iter().any(|refusal| refusal.get("usual") != Some(&Value::Bool(true))),
+        None => record.get("refused").and_then(Value::as_u64).is_some_and(|count| count > 0),
     }
 }
 

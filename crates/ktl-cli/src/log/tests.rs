@@ -51,6 +51,20 @@ fn what_is_kept() {
 }
 
 #[test]
+fn a_refusal_that_is_usual_is_no_alarm() {
+    for (record, harm) in [
+        (serde_json::json!({ "refused": 0, "refusals": [] }), false),
+        (serde_json::json!({ "refused": 3 }), true),
+        (serde_json::json!({ "refused": 1, "refusals": [{ "reason": "x" }] }), true),
+        (serde_json::json!({ "refused": 1, "refusals": [{ "usual": true }] }), false),
+        (serde_json::json!({ "refused": 2, "refusals": [{ "usual": true }, { "usual": false }] }), true),
+        (serde_json::json!("nonsense"), false),
+    ] {
+        assert_eq!(tells_of_harm(&record), harm, "{record}");
+    }
+}
+
+#[test]
 fn every_line_of_the_file_stands_alone() {
     let dir = tempfile::tempdir().unwrap();
     for json in [true, false] {
