@@ -3,8 +3,10 @@
 //! Everything up to the fork inside [`Runtime::spawn`] happens on one thread. What the guest gets is a few open descriptors and a
 //! directory tree; what it does not get is the user's home, environment, network and sockets.
 
+mod heard;
+
 use std::fs::{DirBuilder, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -18,16 +20,13 @@ use serde::de::DeserializeOwned;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 use crate::guest::{GuestResult, fd};
-use crate::log::{Event, Limit, Log, Reported};
+use crate::log::{Event, Limit, Log};
 use crate::look::Looked;
 use crate::outputs::Opened;
 use crate::plan::{BuildPlan, GuestOutput, HostPlan, LookPlan, SandboxPlan, Sealing, guest_path};
 use crate::runtime;
 use crate::stage;
 use crate::ui::Ui;
-
-/// A result holds a few digests; one that does not was not written by ktl.
-const RESULT_LIMIT: u64 = 16 << 20;
 
 /// What the guest finds in its jail besides the policy's own mounts.
 #[derive(Debug)]
@@ -354,7 +353,7 @@ fn start<R: DeserializeOwned>(
             }
         },
     );
-    let heard = hear(result.into(), &outcome, log);
+    let heard = heard::hear(result.into(), &outcome, log);
     let exit = match outcome {
         Outcome::Exited(0) => Exit::Ok,
         Outcome::Exited(code) => Exit::Guest(u8::try_from(code).unwrap_or(Exit::Internal.code())),
@@ -380,42 +379,4 @@ fn start<R: DeserializeOwned>(
         return Ok((received.map_or(exit, Exit::Signal), None));
     }
     heard.map(|result| (exit, Some(result)))
-}
-
-/// Says in the log how the guest ended and whether it had proven its jail, and gives its result. One that comes without a
-/// proof is none.
-fn hear<R: DeserializeOwned>(result: File, outcome: &Outcome, log: &Log) -> Result<R, Failure> {
-    let broken = |why: &dyn std::fmt::Display| {
-        Failure::sandbox(format!("the guest handed out a broken result: {why}"))
-    };
-    let bytes = read_bounded(result);
-    let (reported, result) = Reported::read(bytes.as_deref().unwrap_or_default());
-    match (&reported, outcome) {
-        (Some(Reported::Proven(proof)), _) => log.say(&Event::Proof(proof)),
-        (Some(Reported::Refused(why)), _) => log.say(&Event::Unproven { why }),
-        (None, Outcome::JailFailed { .. }) => {}
-        (None, _) => log.say(&Event::Unproven { why: "the guest ended before it said so" }),
-    }
-    log.say(&match outcome {
-        Outcome::Exited(code) => Event::Exited { code: *code },
-        Outcome::Signaled(signal) => Event::Killed { signal: *signal },
-        Outcome::JailFailed { stage, detail, hint, .. } => Event::JailFailed { stage, detail, hints: hint },
-    });
-    bytes.map_err(|error| broken(&error))?;
-    match (reported, result) {
-        (Some(Reported::Proven(_)), Ok(Some(result))) => Ok(result),
-        (_, Err(error)) => Err(broken(&error)),
-        (Some(Reported::Proven(_)), Ok(None)) => Err(broken(&"there is none")),
-        (_, Ok(_)) => Err(broken(&"it comes without a proof")),
-    }
-}
-
-fn read_bounded(mut file: File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.rewind()?;
-    file.take(RESULT_LIMIT + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > RESULT_LIMIT {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 16 MiB"));
-    }
-    Ok(bytes)
 }
