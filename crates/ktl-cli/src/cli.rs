@@ -227,6 +227,11 @@ pub struct SandboxFlags {
     pub sandbox: Option<SandboxSwitch>,
     #[command(flatten)]
     pub jail: JailFlags,
+    #[command(flatten)]
+    pub log: LogFlags,
+    /// Write the log of the sandbox as JSON, one object a line (with --sandbox-logs or --sandbox-log-file)
+    #[arg(long)]
+    pub json: bool,
     /// Tell from inside the jail, before the build starts, whether a path is visible there (repeatable)
     #[arg(long, value_name = "PATH")]
     pub sandbox_probe_path: Vec<PathBuf>,
@@ -258,9 +263,18 @@ pub struct JailFlags {
     /// Working directory inside the jail [default: /workspace]
     #[arg(long, value_name = "DIR")]
     pub sandbox_workdir: Option<PathBuf>,
-    /// Stream the jail's own log lines as `[sandbox] …`
+}
+
+/// What the jail has to say, for commands that start one.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Sandbox")]
+pub struct LogFlags {
+    /// Stream the log of the sandbox to stderr as `[sandbox] …`: decisions, binds, the jail's own lines, proof and end
     #[arg(long)]
     pub sandbox_logs: bool,
+    /// Append the log of the sandbox to this file. Without one, that of a run which failed is kept in the cache
+    #[arg(long, value_name = "FILE")]
+    pub sandbox_log_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]

@@ -29,6 +29,7 @@ use crate::env::{self, Env};
 use crate::exec;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
+use crate::log::Reported;
 use crate::look;
 use crate::plan::{self, BuildPlan, GuestOutput, GuestPlan};
 use crate::report;
@@ -75,7 +76,7 @@ pub fn main(env: &Env) -> ExitCode {
 }
 
 fn enter(env: &Env) -> Result<Exit, Failure> {
-    let (plan, proof) = prove(env)?;
+    let (plan, proof, result_fd) = prove(env)?;
     let take = |number| {
         sandbox_linux::take_fd(number).map_err(|error| {
             Failure::sandbox(format!("the jail was started without descriptor {number}: {error}"))
@@ -86,7 +87,7 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
         GuestPlan::Look(plan) => {
             let connection = plan.ask_builder.then(|| take(fd::CONNECTION)).transpose()?;
             let looked = look::around(&plan, proof, connection)?;
-            return hand_out(take(fd::RESULT)?, &looked).map(|()| Exit::Ok);
+            return hand_out(result_fd, &looked).map(|()| Exit::Ok);
         }
         GuestPlan::Exec(plan) => {
             let result = take(fd::RESULT)?;
@@ -105,7 +106,6 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
             _ => None,
         })
         .collect::<Result<_, _>>()?;
-    let result_fd = take(fd::RESULT)?;
     let ends = Ends {
         connection: take(fd::CONNECTION)?,
         broker: take(fd::BROKER)?,
@@ -124,8 +124,9 @@ fn hand_out(fd: OwnedFd, result: &impl Serialize) -> Result<(), Failure> {
         .map_err(|error| Failure::internal(format!("failed to hand the result out of the jail: {error}")))
 }
 
-/// Compares what the kernel says with what the plan promises, before anything else is done.
-fn prove(env: &Env) -> Result<(GuestPlan, Proof), Failure> {
+/// Compares what the kernel says with what the plan promises, before anything else is done. The verdict is handed out at once;
+/// the result goes into the same descriptor later.
+fn prove(env: &Env) -> Result<(GuestPlan, Proof, OwnedFd), Failure> {
     let not_in_a_jail = |why: String| {
         Failure::sandbox(format!("{} is set, but this is not ktl's jail: {why}", env::KTL_SANDBOX_ACTIVE))
             .hint(format!(
@@ -151,15 +152,24 @@ fn prove(env: &Env) -> Result<(GuestPlan, Proof), Failure> {
         return Err(not_in_a_jail("the plan belongs to another run".into()));
     }
     let promises = plan.promises().ok_or_else(|| not_in_a_jail("the plan promises nothing".into()))?;
-    let proof = sandbox_linux::verify(promises).map_err(|error| {
+    let verdict = sandbox_linux::verify(promises);
+    let result = sandbox_linux::take_fd(fd::RESULT);
+    let reported = result.and_then(|result| {
+        let result = std::fs::File::from(result);
+        Reported::of(&verdict).hand_out(&result).map(|()| OwnedFd::from(result))
+    });
+    let proof = verdict.map_err(|error| {
         Failure::sandbox(format!("the jail is not what was promised: {}", chain(&error))).hint(
             "Nothing was done. Is the nsjail program really nsjail? See --sandbox-bin and --sandbox-logs.",
         )
     })?;
+    let result = reported.map_err(|error| {
+        Failure::sandbox(format!("the proof could not be handed out of the jail: {error}"))
+    })?;
     if plan.verbose() > 0 {
         let _ = writeln!(io::stderr().lock(), "[sandbox] proof: {proof}");
     }
-    Ok((plan, proof))
+    Ok((plan, proof, result))
 }
 
 /// Builds. Everything that a person should see has been printed when this returns.

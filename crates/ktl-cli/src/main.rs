@@ -17,6 +17,7 @@ mod failure;
 mod gate;
 mod guest;
 mod launch;
+mod log;
 mod look;
 mod outputs;
 mod plan;

@@ -25,6 +25,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 use crate::guest::{self, Ends, GuestResult};
 use crate::launch::{self, Handed};
+use crate::log::Log;
 use crate::outputs::{self, Opened, PendingFile};
 use crate::plan::{self, BuildPlan, Facts, GuestOutput, HostPlan, Kind};
 use crate::private::{Network, start};
@@ -33,8 +34,24 @@ use crate::ui::Ui;
 
 pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let ui = Ui { verbose: verbose > 0, quiet: args.display.quiet };
-    let (mut plan, host) = plan::resolve(args, verbose, env, &facts(env)?)?;
+    let (plan, host) = plan::resolve(args, verbose, env, &facts(env)?)?;
     refuse_tar_on_a_terminal(&host)?;
+    let log = match host.sandbox {
+        Some(_) => Log::open(&host.log, "build", &host.cache, &ui)?,
+        None => Log::off(&ui),
+    };
+    let outcome = build(args, plan, &host, env, &log, &ui);
+    log.close(outcome)
+}
+
+fn build(
+    args: &BuildArgs,
+    mut plan: BuildPlan,
+    host: &HostPlan,
+    env: &Env,
+    log: &Log,
+    ui: &Ui,
+) -> Result<Exit, Failure> {
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
     let candidates = builder::candidates(&args.builder, env)?;
     let network = if plan.hermetic { Network::None } else { Network::Host };
@@ -42,16 +59,16 @@ pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     if host.sandbox.is_none() {
         ui.line(format_args!("[sandbox] off: this build's client runs with all your rights"));
     }
-    let connection = dial::dial(&candidates, tls.as_ref(), &ui)?;
+    let connection = dial::dial(&candidates, tls.as_ref(), ui)?;
     plan.builder = connection.address.to_string();
 
-    let mut files = ResultFiles::open(&host, &plan.nonce)?;
+    let mut files = ResultFiles::open(host, &plan.nonce)?;
     let (mut opened, _tidier) = outputs::open(&host.destinations, &plan.nonce)?;
-    match hold(&mut plan, &host, connection, &mut opened, env, &ui) {
+    match hold(&mut plan, host, connection, &mut opened, env, log, ui) {
         Ok((Exit::Ok, Some(result))) => {
             opened.into_iter().try_for_each(Opened::commit)?;
             files.write(&result)?;
-            announce(&plan, &host, &result, &ui)?;
+            announce(&plan, host, &result, ui)?;
             Ok(Exit::Ok)
         }
         Ok((exit, _)) => {
@@ -72,6 +89,7 @@ fn hold(
     connection: Connection,
     opened: &mut [Opened],
     env: &Env,
+    log: &Log,
     ui: &Ui,
 ) -> Result<(Exit, Option<GuestResult>), Failure> {
     let Connection { stream, relay, .. } = connection;
@@ -91,7 +109,7 @@ fn hold(
     };
     let outcome = match &host.sandbox {
         Some(sandbox) => {
-            let prepared = launch::prepare(plan, host, sandbox, opened, ui)?;
+            let prepared = launch::prepare(plan, host, sandbox, opened, log, ui)?;
             let outputs = opened.iter_mut().map(Opened::descriptor).collect::<Result<Vec<_>, _>>()?;
             let handed = Handed { connection: stream, broker: guest_end.into(), outputs };
             launch::run(prepared, plan, handed, ui, serve)
@@ -116,6 +134,7 @@ fn hold(
         }
     };
     if let Some(record) = desk.and_then(|thread| thread.join().ok()) {
+        log.broker(&record);
         asked::tell(&record, ui);
     }
     outcome

@@ -22,7 +22,7 @@ use buildsvc::ssh::SshSpec;
 use sandbox_linux::Promises;
 use serde::{Deserialize, Serialize};
 
-pub use sandbox::{HostBind, SandboxPlan, sandbox_plan};
+pub use sandbox::{HostBind, LogPlan, SandboxPlan, client_log_plan, log_plan, sandbox_plan};
 pub use sealed::{ExecPlan, GuestPlan, LookPlan, Sealing};
 pub use trust::names;
 
@@ -35,7 +35,7 @@ use inputs::Inputs;
 use results::Results;
 
 /// Raised whenever a [`GuestPlan`] changes its meaning; the guest refuses every other.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Where things are inside the jail.
 pub mod guest_path {
@@ -117,6 +117,7 @@ pub struct HostPlan {
     pub iidfile: Option<PathBuf>,
     pub cache: PathBuf,
     pub sandbox: Option<SandboxPlan>,
+    pub log: LogPlan,
     /// Nothing was asked for that outlives the builder's cache.
     pub stays_in_cache: bool,
 }
@@ -236,6 +237,7 @@ pub fn resolve(
         iidfile: args.result.iidfile.as_ref().map(|path| facts.cwd.join(path)),
         cache,
         sandbox,
+        log: client_log_plan(&args.sandbox.log, args.sandbox.json, facts)?,
         stays_in_cache: results.stays_in_cache,
     };
     Ok((plan, host))

@@ -4,6 +4,8 @@
 
 mod container;
 mod context;
+mod demos;
+mod doctor;
 mod exec;
 mod failures;
 mod help;
@@ -16,6 +18,7 @@ mod parity;
 mod private;
 mod results;
 mod sandbox;
+mod sandbox_log;
 mod stdio;
 mod trust;
 mod user;
