@@ -164,6 +164,18 @@ fn a_hostile_context_reaches_nothing_by_any_of_the_three() {
 }
 
 #[test]
+fn the_scripts_are_as_shellcheck_wants_them() {
+    let Some(shellcheck) = xtask::tools::on_path("shellcheck") else {
+        eprintln!("skipped: no shellcheck on PATH");
+        return;
+    };
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demos/wrappers");
+    for name in ["build-with-nsjail", "buildctl-jailed", "nerdctl-jailed"] {
+        run(Command::new(&shellcheck).arg(dir.join(name))).ok();
+    }
+}
+
+#[test]
 fn nerdctl_builds_where_it_is_installed() {
     if xtask::tools::on_path("nerdctl").is_none() {
         eprintln!("skipped: no nerdctl on PATH");
