@@ -42,7 +42,7 @@ pub struct Caller {
     pub mount_points: Vec<Vec<u8>>,
     /// The capabilities that the kernel knows, bit by bit: what the first process of a user namespace has.
     pub capabilities: u64,
-    /// System call filters on this process, which a jail inherits; `None` where the kernel does not count them.
+    /// System call filters on this thread, which a jail inherits; `None` where the kernel does not count them.
     pub filters: Option<u32>,
 }
 
@@ -56,7 +56,8 @@ impl Caller {
         for (name, resource) in crate::limits::RESOURCES {
             hard_limits.insert(name, getrlimit(resource)?.1);
         }
-        let status = fs::read_to_string("/proc/self/status")?;
+        // Of this thread: a jail inherits the filters of the one that starts it.
+        let status = fs::read_to_string("/proc/thread-self/status")?;
         let filters = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:"));
         Ok(Caller {
             uid: rustix::process::geteuid().as_raw(),

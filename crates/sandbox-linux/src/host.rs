@@ -88,6 +88,12 @@ impl HostFacts {
                     .to_owned(),
             );
         }
+        if said(&["newuidmap"]) || said(&["newgidmap"]) {
+            hints.push(
+                "the policy's use_newidmap takes subordinate ids: install newuidmap and newgidmap (Debian: package uidmap), and give the user ranges that the policy keeps to: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 NAME"
+                    .to_owned(),
+            );
+        }
         if said(&["cgroup"]) {
             hints.push(
                 "the policy limits control groups, which this user or container may not create; take the cgroup_ fields out of the policy"
@@ -182,6 +188,7 @@ mod tests {
             (facts(|_| ()), false, "chdir('/workspace'): No such file", "cwd"),
             (facts(|_| ()), true, "mount('/') failed: Function not implemented", "Linux 5.12"),
             (facts(|_| ()), true, "Couldn't initialize cgroup", "cgroup_ fields"),
+            (facts(|_| ()), false, "'/usr/bin/newuidmap' failed", "--add-subuids"),
             (facts(|_| ()), true, "mount('/x'): try 'chmod o+x' on source path", "CAP_SYS_ADMIN"),
         ] {
             let hints = facts.hints(by_root, Path::new("/opt/nsjail"), &log(text));

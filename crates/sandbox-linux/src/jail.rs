@@ -1,7 +1,7 @@
 //! A jail that is ready to be started: policy, overrides and facts about the caller, settled into one value.
 //!
 //! This is the one place where defaults are decided. A policy written for nsjail leaves much unsaid or says what
-//! a build cannot live with; each change made to it is a [`Correction`] that the user is shown once. What cannot
+//! its [`Tenant`] cannot live with; each change made to it is a [`Correction`] that the user is shown once. What cannot
 //! be corrected is refused. The result is an effective policy, the list of [`Promises`] that the guest checks
 //! from inside, and, when root is the caller, the bind sources as detached mounts.
 
@@ -9,7 +9,9 @@ mod env;
 mod ids;
 mod maps;
 mod mounts;
+mod overrides;
 mod place;
+mod points;
 mod process;
 mod program;
 mod staging;
@@ -26,54 +28,9 @@ use crate::policy::Policy;
 use crate::promises::Promises;
 use crate::proto::{self, NsJailConfig};
 
+pub use overrides::{Bind, Overrides, Tenant};
 pub use program::ExecBin;
 pub(crate) use staging::{STAGED_PREFIX, Staged};
-
-/// Whom a jail is for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Tenant {
-    /// ktl's own guest, which speaks with a builder: a policy gets what that needs and none of what it does not.
-    #[default]
-    Client,
-    /// Any program: the policy's own word counts, as nsjail would take it, but for what opens the host.
-    Program,
-}
-
-/// A host path to be seen inside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bind {
-    /// Absolute host path; symbolic links are followed.
-    pub src: PathBuf,
-    /// Absolute path inside, UTF-8, without `..`.
-    pub dst: PathBuf,
-    pub rw: bool,
-    /// The tree must be usable by the guest even if it belongs to somebody else on the host: when root starts the
-    /// jail, the tree owner's id is mapped to the guest's on this mount, where the file system can.
-    pub idmap: bool,
-    pub is_dir: bool,
-}
-
-/// What ktl adds to a policy.
-#[derive(Debug, Clone, Default)]
-pub struct Overrides {
-    /// Whom the jail is for.
-    pub tenant: Tenant,
-    /// Mounted after the policy's own entries, in this order. For a [`Tenant::Program`] they may be sockets; a policy's
-    /// stay outside.
-    pub binds: Vec<Bind>,
-    /// Environment of the guest. A policy's own `NAME=value` entries stay beside it unless named here.
-    pub env: Vec<(String, String)>,
-    /// Where the guest starts; empty leaves the policy's.
-    pub cwd: PathBuf,
-    /// No network whatever the policy says.
-    pub no_network: bool,
-    /// Descriptor numbers that the guest is given besides 0, 1 and 2.
-    pub pass_fds: Vec<RawFd>,
-    /// Values for `prefix_src_env` and `prefix_dst_env`; a prefix that is not here is refused.
-    pub prefix_env: BTreeMap<String, String>,
-    /// The host's environment, for the `keep_env` and `envar: "NAME"` of a [`Tenant::Program`]'s policy.
-    pub host_env: BTreeMap<String, String>,
-}
 
 /// A change made to a policy. Displays as one line.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,6 +19,9 @@ use crate::mountinfo::MountEntry;
 use crate::probe::CAPABILITIES;
 use crate::promises::Promises;
 
+/// The bit of CAP_SYS_ADMIN.
+const SYS_ADMIN: u64 = 1 << 21;
+
 /// Every promise holds. Displays as one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
@@ -26,6 +29,8 @@ pub struct Proof {
     pub namespaces: Vec<String>,
     /// Kinds that the policy leaves to the host.
     pub shared_namespaces: Vec<String>,
+    /// The guest's id, as it is inside.
+    pub uid: u32,
     pub uid_map: Vec<Extent>,
     /// What each capability set holds, bit by bit.
     pub capabilities: u64,
@@ -54,13 +59,22 @@ pub enum ProofError {
 
 impl fmt::Display for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let map: Vec<String> =
-            self.uid_map.iter().map(|e| format!("{} as host {}", e.inside, e.outside)).collect();
+        let ids = |first: u32, count: u32| match count {
+            1 => first.to_string(),
+            many => format!("{first}-{}", u64::from(first) + u64::from(many) - 1),
+        };
+        let line = |e: &Extent| format!("{} as host {}", ids(e.inside, e.count), ids(e.outside, e.count));
+        let map: Vec<String> = self.uid_map.iter().map(line).collect();
+        let own = self.namespaces.iter().any(|kind| kind == "user");
         write!(f, "own namespaces: {}; ", self.namespaces.join(" "))?;
         if !self.shared_namespaces.is_empty() {
             write!(f, "the host's: {}; ", self.shared_namespaces.join(" "))?;
         }
-        write!(f, "uid {}; {} mounts, all promised; ", map.join(", "), self.mounts)?;
+        match own {
+            true => write!(f, "uid {}; ", map.join(", "))?,
+            false => write!(f, "uid {} of the host; ", self.uid)?,
+        }
+        write!(f, "{} mounts, all promised; ", self.mounts)?;
         write!(f, "{}, ", Held(self.capabilities))?;
         f.write_str(if self.no_new_privs { "no new privileges, " } else { "new privileges by exec, " })?;
         f.write_str(if self.filters > 0 { "system call filter on" } else { "no system call filter" })?;
@@ -130,6 +144,9 @@ fn compare(promises: &Promises, facts: &Facts) -> Result<Proof, ProofError> {
             None => broken.push(format!("limit {name} is unknown")),
         }
     }
+    if promises.capabilities & SYS_ADMIN != 0 {
+        warnings.push("with SYS_ADMIN the guest may make read-only mounts writable".to_owned());
+    }
     if promises.shared_namespaces.iter().any(|kind| kind == "pid") {
         warnings.push("processes may outlive the jail, which has the host's process namespace".to_owned());
     }
@@ -139,6 +156,7 @@ fn compare(promises: &Promises, facts: &Facts) -> Result<Proof, ProofError> {
     Ok(Proof {
         namespaces: promises.host_namespaces.keys().cloned().collect(),
         shared_namespaces: promises.shared_namespaces.clone(),
+        uid: promises.uid,
         uid_map: facts.uid_map.clone(),
         capabilities: promises.capabilities,
         no_new_privs: promises.no_new_privs,

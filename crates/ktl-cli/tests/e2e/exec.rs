@@ -216,10 +216,10 @@ fn results_land_in_a_directory_that_was_bound_for_them() {
         fs::create_dir(world.path("ctx/out")).unwrap();
         let jail = ["--sandbox-bind", "ctx/out:/workspace/out:rw", "--docker-socket", "none", "--", "docker"];
         let mut command = exec(&world, way, &jail);
-        command.args(["buildx", "build", ".", "-o", "out", "--iidfile", "out/id"]).env("PATH", &path);
+        command.args(["buildx", "build", ".", "-o", "out", "--metadata-file", "out/meta"]).env("PATH", &path);
         world.run(&mut command).ok();
         assert_eq!(world.read("ctx/out/made"), "f");
-        assert!(world.path("ctx/out/id").exists());
+        assert!(world.path("ctx/out/meta").exists());
         fs::remove_dir_all(world.path("ctx/out")).unwrap();
     }
 }

@@ -62,6 +62,10 @@ pub(super) fn settle(
             corrections.push(Correction::new(field, "true", "false", why));
         }
     }
+    if config.skip_setsid() {
+        let why = "the program keeps the caller's terminal and may type into it (TIOCSTI)";
+        corrections.push(Correction::new("skip_setsid", "true", "kept", why));
+    }
     let unasked: Vec<String> = config
         .pass_fd
         .iter()
@@ -180,7 +184,8 @@ mod tests {
             clone_newuts: false clone_newcgroup: false clone_newnet: false seccomp_string: \"DEFAULT ALLOW\" \
             seccomp_unotify: true pass_fd: 7";
         let (config, settled, corrections) = settled(text, 1001).unwrap();
-        assert!(corrections.is_empty(), "{corrections:?}");
+        let shown: Vec<&str> = corrections.iter().map(|c| c.field.as_str()).collect();
+        assert_eq!(shown, ["skip_setsid"], "kept, and said");
         assert!(config.keep_env() && config.silent() && config.stderr_to_null() && config.skip_setsid());
         assert!(config.disable_tsc() && config.persona_addr_no_randomize() && config.clone_newtime());
         assert!(!config.clone_newpid() && !config.clone_newipc() && !config.clone_newuts());

@@ -227,6 +227,81 @@ fn article_policy_is_corrected_line_by_line() {
 }
 
 proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(256))]
+
+    /// Whatever a policy for any program says: nobody inside is the host's root, nobody without a user namespace has a
+    /// privilege, no filter stands beside new privileges, and the policy that comes out is read back as itself.
+    #[test]
+    fn no_policy_gives_the_host_away(
+        flags in proptest::prelude::any::<u32>(),
+        ids in "(|0|1|5|root|nobody|007|100000|4294967295|x)",
+        others in "(|0|1|65536|4294967290)",
+        count in 0_u32..200_000,
+        cap in "(CAP_CHOWN|CAP_SYS_ADMIN|CAP_NONE)",
+        src in "(/|/run|/var/run|/dev|/proc|/proc/1|/sys|/root|/etc/passwd|/none)",
+        dst in "(/proc|/x|/dev|/../x|/)",
+        root in proptest::prelude::any::<bool>(),
+    ) {
+        use crate::proto::{IdMap, MountPt};
+        let on = |bit: u32| flags >> bit & 1 == 1;
+        let flag = |bit: u32| Some(on(bit));
+        let mut config = Policy::parse("p", b"#").unwrap().into_config();
+        (config.keep_caps, config.clone_newuser, config.clone_newpid) = (flag(0), flag(1), flag(2));
+        (config.disable_no_new_privs, config.seccomp_unotify, config.clone_newnet) = (flag(3), flag(4), flag(5));
+        (config.skip_setsid, config.disable_rl, config.keep_env) = (flag(6), flag(7), flag(8));
+        if on(9) {
+            config.seccomp_string.push("DEFAULT ALLOW".to_owned());
+        }
+        if on(10) {
+            config.cap.push(cap);
+        }
+        if on(11) {
+            let entry = |inside: &str, outside: &str, helper| IdMap {
+                inside_id: Some(inside.to_owned()),
+                outside_id: Some(outside.to_owned()),
+                count: Some(count),
+                use_newidmap: helper,
+            };
+            config.uidmap = vec![entry(&others, &ids, flag(12)), entry("9", &others, flag(13))];
+            config.gidmap = vec![entry(&ids, &ids, flag(12))];
+        }
+        if on(14) {
+            let bind = MountPt {
+                src: Some(src),
+                dst,
+                is_bind: flag(15),
+                fstype: (!on(15)).then(|| "proc".to_owned()),
+                rw: flag(16),
+                ..MountPt::default()
+            };
+            config.mount.push(bind);
+        }
+        let over = Overrides { tenant: Tenant::Program, ..Overrides::default() };
+        let caller = caller(if root { 0 } else { 1001 });
+        let Ok(jail) = Jail::new(Policy::from_config("p", config), over, &caller) else { return Ok(()) };
+        let promises = jail.promises();
+        let own = jail.config.clone_newuser();
+        proptest::prop_assert_ne!(jail.host_ids().uid, 0);
+        proptest::prop_assert_ne!(jail.host_ids().gid, 0);
+        if own {
+            let mut extents = promises.uid_map.iter().chain(&promises.gid_map);
+            proptest::prop_assert!(extents.all(|e| e.outside > 0 && e.outside.checked_add(e.count).is_some()));
+        } else {
+            proptest::prop_assert!(root && promises.capabilities == 0 && promises.no_new_privs && promises.uid != 0);
+        }
+        proptest::prop_assert_eq!(promises.no_new_privs, promises.filters > 0 || !jail.config.disable_no_new_privs());
+        for point in &jail.config.mount {
+            let open = point.is_bind() && ["/", "/run", "/var/run", "/proc/1"].contains(&point.src());
+            let settings = point.rw() && (point.fstype() == "proc" || point.src() == "/proc");
+            proptest::prop_assert!(!open && (!settings || (own && promises.capabilities != 0)), "{point:?}");
+        }
+        let effective = jail.policy();
+        let back = Policy::parse("back", effective.to_text().as_bytes()).unwrap();
+        proptest::prop_assert_eq!(back.config(), effective.config());
+    }
+}
+
+proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(128))]
 
     /// Whatever a name or value contains, it cannot become policy.

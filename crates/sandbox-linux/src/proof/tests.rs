@@ -294,6 +294,13 @@ fn shared_namespaces_are_named_and_never_the_mounts() {
         assert!(proof.to_string().contains(&format!("the host's: {kind};")), "{proof}");
         assert_eq!(proof.warnings.len(), usize::from(kind == "pid"));
     }
+    let mut range = promises();
+    range.uid_map[0].count = 9;
+    range.uid_map.push(Extent { inside: 0, outside: 5, count: 1 });
+    let kernels = Facts { uid_map: vec![range.uid_map[1], range.uid_map[0]], ..facts() };
+    let proof = compare(&range, &kernels).unwrap().to_string();
+    assert!(proof.contains("uid 0 as host 5, 1000-1008 as host 77000-77008; "), "{proof}");
+    assert!(share("user").unwrap().to_string().contains("; uid 1000 of the host; "));
     assert!(share("mnt").unwrap_err().to_string().contains("no mnt namespace was promised"));
     let mut root = promises();
     root.host_namespaces.remove("user");

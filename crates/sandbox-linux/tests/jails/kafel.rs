@@ -328,6 +328,7 @@ impl Bench {
         let path = self.dir.path().join("probe");
         // A fresh file each time: one that still runs somewhere cannot be written to.
         let _ = fs::remove_file(&path);
+        let _alone = crate::rig::FORKS.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         fs::write(&path, probe(call)).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }

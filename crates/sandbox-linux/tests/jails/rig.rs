@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
 use sandbox_linux::{
     Bind, Caller, Command, Jail, Nsjail, OnSignal, Outcome, Overrides, Policy, Runtime, RuntimeError,
@@ -68,11 +69,8 @@ impl Rig {
         let busybox = busybox()?;
         let dir = tempfile::Builder::new().prefix("ktl-jail-").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(busybox, dir.path().join("busybox")).unwrap();
-        fs::copy("/proc/self/exe", dir.path().join("guest")).unwrap();
-        for name in ["busybox", "guest"] {
-            fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o755)).unwrap();
-        }
+        copy_program(&busybox, &dir.path().join("busybox"));
+        copy_program(Path::new(&format!("/proc/{}/exe", std::process::id())), &dir.path().join("guest"));
         Some(Rig { dir, runtime })
     }
 
@@ -128,6 +126,23 @@ impl Rig {
     }
 }
 
+/// Copies a program, by another process: what another thread forks meanwhile would have the file open for writing, and
+/// the kernel executes no such file.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp")
+        .env_remove("KTL_TEST_ROLE")
+        .arg("--")
+        .args([from, to])
+        .status()
+        .unwrap();
+    assert!(copied.success(), "cp {}: {copied}", from.display());
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Held for reading while a jail is forked, and for writing while a program is written in this process, for the same reason
+/// as in [`copy_program`].
+pub static FORKS: RwLock<()> = RwLock::new(());
+
 /// Arguments that make the test harness run the guest's role on its main thread.
 pub const GUEST_ARGS: &[&str] = &["--exact", "guest::role", "--nocapture", "--test-threads=1", "--quiet"];
 
@@ -152,7 +167,10 @@ pub fn run_with(runtime: &Runtime, jail: &Jail, program: &str, args: &[&str]) ->
         vec![(writer, REPORT), (sealed_memfd("promises", &promises).unwrap(), PROMISES)];
     fds.retain(|(_, number)| jail.promises().fds.contains(number));
     let command = Command { program: program.into(), args: args.iter().map(OsString::from).collect(), fds };
-    let running = runtime.spawn(jail, command)?;
+    let running = {
+        let _inherits = FORKS.read().unwrap_or_else(PoisonError::into_inner);
+        runtime.spawn(jail, command)?
+    };
     let mut log = Vec::new();
     let outcome = running.supervise(&mut |_| OnSignal::Kill, &mut |line| log.push(line.to_string()));
     let mut report = String::new();

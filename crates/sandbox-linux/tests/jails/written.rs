@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 
 use sandbox_linux::{Caller, Jail, Outcome, Overrides, Policy, Runtime, Tenant};
-use xtask::parts::{ScratchDir, User};
 
-use crate::rig::{Rig, Run, bind, is_root, role};
+use crate::rig::{Rig, bind, is_root, role};
+
+mod daemon;
+mod filters;
+mod terminal;
 
 /// Writes down what a policy decides, one `key: value` on a line.
 const LOOK: &str = r#"
@@ -123,6 +127,9 @@ fn capabilities_are_in_the_same_five_sets() {
         );
     }
     for rig in rigs.iter().filter(|rig| rig.runtime == Runtime::Native) {
+        // Init has no filter, so not even capabilities let the program into it.
+        let script = "b=/ktl-bin/busybox; $b cat /proc/1/maps >&10 2>/dev/null; $b ls /proc/1/fd >&10 2>/dev/null; echo shut >&10";
+        assert_eq!(rig.shell(&jail(rig, "keep_caps: true"), script).report, "shut\n");
         for (text, nesting) in [("#", "no"), ("cap: \"CAP_CHOWN\"", "yes")] {
             assert_eq!(facts(rig, text)["nesting"], nesting, "{text}");
         }
@@ -208,6 +215,17 @@ fn namespaces_are_shared_where_the_policy_says() {
     check(&rigs, "clone_newnet: false", &[("ns net", "host")], "; the host's: net; ");
 }
 
+/// Without a process namespace nothing but the program is sure to end.
+#[test]
+fn the_clock_ends_a_program_of_the_hosts_processes() {
+    for rig in Rig::each() {
+        let jail = jail(&rig, "clone_newpid: false time_limit: 1");
+        let run = rig.shell(&jail, "echo up >&10; exec /ktl-bin/busybox sleep 1000");
+        // The report ends when nobody holds it any more.
+        assert_eq!((run.outcome, run.report.as_str()), (Outcome::Signaled(9), "up\n"), "{}", rig.runtime);
+    }
+}
+
 #[test]
 fn the_policys_own_program_runs_by_its_name_and_descriptor() {
     for rig in Rig::each() {
@@ -291,37 +309,6 @@ fn dev_stays_as_written() {
     }
 }
 
-/// A daemon's jail: many ids, root inside with all capabilities, its own `/proc` writable, mounting allowed.
-fn daemon(rigs: &[Rig], maps: &str, uid_map: &str) {
-    let text = format!("{maps} keep_caps: true mount {{ dst: \"/proc\" fstype: \"proc\" rw: true }}");
-    let wants = [
-        ("uid_map", uid_map),
-        ("CapEff", ALL),
-        ("Uid", "0\t0\t0\t0"),
-        ("Groups", ""),
-        ("mounting", "yes"),
-        ("settings", "yes"),
-        ("nesting", "yes"),
-        ("ns cgroup", "own"),
-    ];
-    check(rigs, &text, &wants, "all capabilities of its user namespace");
-    // Ids beyond the first are there: files can be given to them.
-    for rig in rigs {
-        let script =
-            "b=/ktl-bin/busybox; $b touch /tmp/f; $b chown 33:65535 /tmp/f; $b stat -c %u:%g /tmp/f >&10";
-        assert_eq!(rig.shell(&jail(rig, &text), script).report, "33:65535\n");
-    }
-}
-
-#[test]
-fn root_makes_a_daemons_jail_of_a_range() {
-    if !is_root() {
-        return eprintln!("skipped: ids other than one's own take root");
-    }
-    let map = "{ inside_id: \"0\" outside_id: \"1879048192\" count: 65536 }";
-    daemon(&Rig::each(), &format!("uidmap {map} gidmap {map}"), "0 1879048192 65536,");
-}
-
 #[test]
 fn without_a_user_namespace_the_id_is_another_and_nobody_gains() {
     if !is_root() {
@@ -345,65 +332,6 @@ fn without_a_user_namespace_the_id_is_another_and_nobody_gains() {
     assert_ne!(fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap().trim(), "0");
 }
 
-#[test]
-fn a_user_makes_a_daemons_jail_of_subordinate_ids() {
-    if let Some(own) = role().filter(|role| role.to_string_lossy().starts_with("subordinate ")) {
-        let own = own.to_string_lossy().into_owned();
-        let words: Vec<&str> = own.split(' ').collect();
-        let [_, uid, gid, uids, gids] = words[..] else { panic!("{own}") };
-        let rigs = Rig::each();
-        let map = |own: &str, first: &str| {
-            format!(
-                "{{ inside_id: \"0\" outside_id: \"{own}\" use_newidmap: true }} \
-                 map {{ inside_id: \"1\" outside_id: \"{first}\" count: 65535 use_newidmap: true }}"
-            )
-        };
-        let maps = format!("uidmap {} gidmap {}", map(uid, uids), map(gid, gids));
-        let maps = maps.replacen(" map", " uidmap", 1).replacen(" map", " gidmap", 1);
-        daemon(&rigs, &maps, &format!("0 {uid} 1, 1 {uids} 65535,"));
-        // Ids that are not the user's are refused by the helper, in its words.
-        let foreign = "uidmap { inside_id: \"0\" outside_id: \"1\" use_newidmap: true }";
-        for rig in &rigs {
-            let run = crate::rig::run_with(&rig.runtime, &jail(rig, foreign), "/ktl-bin/busybox", &["true"]);
-            match run {
-                Ok(Run { outcome: Outcome::JailFailed { stage, .. }, .. }) => {
-                    assert_eq!(stage, "user namespace")
-                }
-                Err(error) => assert!(error.to_string().contains("newuidmap"), "{error}"),
-                Ok(other) => panic!("{other:#?}"),
-            }
-        }
-        return;
-    }
-    if !is_root() {
-        return eprintln!("skipped: making a user takes root");
-    }
-    let Some(rig) = Rig::with(Runtime::Native) else { return };
-    let scratch = ScratchDir::new("written").unwrap();
-    let user = match User::create(&scratch) {
-        Ok(user) => user,
-        Err(error) => return eprintln!("skipped: {error:#}"),
-    };
-    let first = |file: &str| {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        let of_user = text.lines().find_map(|line| line.strip_prefix(&format!("{}:", user.name())));
-        of_user.and_then(|rest| Some(rest.split(':').next()?.to_owned()))
-    };
-    let (Some(uids), Some(gids)) = (first("/etc/subuid"), first("/etc/subgid")) else {
-        return eprintln!("skipped: useradd gave no subordinate ids");
-    };
-    if !Path::new("/usr/bin/newuidmap").exists() {
-        return eprintln!("skipped: no newuidmap; run `cargo xtask setup`");
-    }
-    let status = user
-        .command(rig.path("guest"))
-        .args(["--exact", "written::a_user_makes_a_daemons_jail_of_subordinate_ids", "--nocapture"])
-        .env("KTL_TEST_ROLE", format!("subordinate {} {} {uids} {gids}", user.uid(), user.gid()))
-        .status()
-        .unwrap();
-    assert!(status.success(), "{status}");
-}
-
 /// Called for the plain user by its suite.
 #[test]
 fn a_users_jails_are_the_same() {
@@ -422,7 +350,7 @@ fn a_users_jails_are_the_same() {
         return;
     }
     let Some(rig) = Rig::with(Runtime::Native) else { return };
-    let status = std::process::Command::new("setpriv")
+    let status = Command::new("setpriv")
         .args(["--reuid", "54321", "--regid", "54321", "--clear-groups"])
         .arg(rig.path("guest"))
         .args(["--exact", "written::a_users_jails_are_the_same", "--nocapture"])
