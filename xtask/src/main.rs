@@ -20,6 +20,8 @@ setup uses what is on PATH when it is new enough, and puts the rest below .tools
 or through sudo; nothing else changes the machine.
 
 Options of bench:
+  --jail                 Starts of jails instead: the native runtime beside nsjail and bwrap; --quick takes 200 runs
+                         instead of 1000
   --json                 Print JSON instead of a table
   --quick                Small inputs, few runs: does it work, not how fast is it
   --clients A,B          Only these: buildctl, ktl, ktl-unjailed, buildx
@@ -34,7 +36,9 @@ enum Action {
     Demo,
     Test,
     Bench(bench::Request),
+    BenchJail(bench::jail::Request),
     Measure(Vec<String>),
+    Spin,
 }
 
 fn main() -> ExitCode {
@@ -62,7 +66,9 @@ fn run(action: Action) -> Result<u8> {
         Action::Demo => return demo::run().map(|held| u8::from(!held)),
         Action::Test => return test::run(),
         Action::Bench(request) => bench::run(&request)?,
+        Action::BenchJail(request) => bench::jail::run(request)?,
         Action::Measure(arguments) => bench::measure(&arguments)?,
+        Action::Spin => bench::jail::spin()?,
     }
     Ok(0)
 }
@@ -72,6 +78,9 @@ fn parse(arguments: &[String]) -> Result<Action> {
     if command == bench::MEASURE {
         return Ok(Action::Measure(rest.to_vec()));
     }
+    if command == bench::jail::SPIN {
+        return Ok(Action::Spin);
+    }
     if arguments.iter().any(|argument| ["--help", "-h"].contains(&argument.as_str())) {
         return Ok(Action::Help);
     }
@@ -80,6 +89,9 @@ fn parse(arguments: &[String]) -> Result<Action> {
         "setup" => Action::Setup,
         "demo" => Action::Demo,
         "test" => Action::Test,
+        "bench" if rest.iter().any(|option| option == "--jail") => {
+            return jail_request(rest).map(Action::BenchJail);
+        }
         "bench" => return bench_request(rest).map(Action::Bench),
         other => bail!("no command `{other}`"),
     };
@@ -103,6 +115,19 @@ fn bench_request(rest: &[String]) -> Result<bench::Request> {
             "--clients" => request.clients = list()?,
             "--cases" => request.cases = list()?,
             other => bail!("bench knows no option `{other}`"),
+        }
+    }
+    Ok(request)
+}
+
+fn jail_request(rest: &[String]) -> Result<bench::jail::Request> {
+    let mut request = bench::jail::Request::default();
+    for option in rest {
+        match option.as_str() {
+            "--jail" => {}
+            "--json" => request.json = true,
+            "--quick" => request.quick = true,
+            other => bail!("bench --jail knows no option `{other}`"),
         }
     }
     Ok(request)

@@ -47,23 +47,27 @@ pub enum Profile {
 
 /// Builds ktl and returns the path of the program, as cargo reports it.
 pub fn build_ktl(profile: Profile) -> Result<PathBuf> {
+    build("ktl-cli", &[], "ktl", profile)
+}
+
+/// Builds the program that starts one jail, an example of the sandbox library.
+pub fn build_starter(profile: Profile) -> Result<PathBuf> {
+    build("sandbox-linux", &["--example", "start"], "start", profile)
+}
+
+fn build(package: &str, target: &[&str], name: &str, profile: Profile) -> Result<PathBuf> {
     let cargo = variable("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.current_dir(root()).args([
-        "build",
-        "--package",
-        "ktl-cli",
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
+    build.current_dir(root()).args(["build", "--package", package]).args(target);
+    build.args(["--message-format", "json-render-diagnostics"]);
     if profile == Profile::Dist {
         build.args(["--profile", "dist"]);
     }
-    let messages = command::stdout_of(&mut build).context("build ktl")?;
+    let messages = command::stdout_of(&mut build).with_context(|| format!("build {name}"))?;
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["name"] == "ktl")
+        .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo built package ktl-cli but reported no program named ktl")
+        .with_context(|| format!("cargo built package {package} but reported no program named {name}"))
 }

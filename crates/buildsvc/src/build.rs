@@ -15,13 +15,12 @@ use crate::client::{self, Client, DaemonInfo};
 use crate::error::BuildError;
 use crate::event::Event;
 use crate::failure;
+use crate::patience::{self, Patience};
 use crate::proto::moby::buildkit::v1 as wire;
 use crate::session::Session;
 use crate::status::follow;
 use crate::version::Version;
 
-/// For questions that a daemon answers at once.
-const ANSWER: Duration = Duration::from_secs(20);
 /// After a cancelled solve: for the steps' last words.
 const CANCELLED_DRAIN: Duration = Duration::from_secs(3);
 /// After a solve that succeeded: for the times of directories, which are set last.
@@ -165,35 +164,42 @@ impl Build {
 enum Outcome {
     Answered(Result<wire::SolveResponse, Status>),
     Cancelled,
+    TimedOut,
+    Silent,
     Lost,
 }
 
 /// Has `client`'s daemon do `build`, serving it from `session` and reporting to `events`.
 ///
 /// Ends when the daemon has answered and its progress is read to the end, when `cancel` has been heeded, or promptly when
-/// the connection ends. Dropping the future cancels the build as well. A receiver of events that has gone away is no
+/// the connection ends or `patience` does. Dropping the future cancels the build as well. A receiver of events that has gone away is no
 /// error; one that stands still holds back the progress alone.
 pub async fn run(
     client: &Client,
     build: &Build,
     session: Session,
+    patience: &Patience,
     events: mpsc::Sender<Event>,
     cancel: CancellationToken,
 ) -> Result<BuildResult, BuildError> {
+    let mut time_is_over = std::pin::pin!(patience::at_most(patience.whole));
+    let too_late = || BuildError::TimedOut(patience.whole.unwrap_or_default());
     let opening = async {
         if !build.requirements().is_empty() {
-            build.check(&client.info(ANSWER).await?)?;
+            build.check(&client.info(patience.answer).await?)?;
         }
-        session.open(client, ANSWER).await
+        session.open(client, patience.answer).await
     };
     let mut attached = tokio::select! {
         biased;
         () = cancel.cancelled() => return Err(BuildError::Cancelled),
+        () = &mut time_is_over => return Err(too_late()),
         attached = opening => attached?,
     };
     let reference =
         if build.reference.is_empty() { crate::identity::fresh() } else { build.reference.clone() };
     let solved = CancellationToken::new();
+    let listener = events.clone();
     let mut progress = std::pin::pin!(follow(client, reference.clone(), events, solved.clone()));
     let mut progress_ended = false;
 
@@ -201,6 +207,7 @@ pub async fn run(
         let mut control = client.control();
         let request = build.request(&reference, attached.id());
         let mut solve = std::pin::pin!(client.connected(control.solve(request)));
+        let mut silent = std::pin::pin!(client.silent(patience.silence));
         loop {
             tokio::select! {
                 biased;
@@ -209,6 +216,8 @@ pub async fn run(
                     None => Outcome::Lost,
                 },
                 () = cancel.cancelled() => break Outcome::Cancelled,
+                () = &mut time_is_over => break Outcome::TimedOut,
+                () = &mut silent => break Outcome::Silent,
                 () = &mut progress, if !progress_ended => progress_ended = true,
             }
         }
@@ -221,23 +230,33 @@ pub async fn run(
             attached.deliveries(LAST_WRITES).await;
             Err(client::ended("the build"))
         }
-        Outcome::Cancelled => {
+        Outcome::Silent => {
+            attached.close();
+            attached.deliveries(LAST_WRITES).await;
+            Err(client::silent("the build", patience.silence))
+        }
+        Outcome::Cancelled | Outcome::TimedOut => {
             if !progress_ended {
                 let drain = client.connected(tokio::time::timeout(CANCELLED_DRAIN, &mut progress));
                 let _ = drain.await;
             }
             attached.close();
             attached.deliveries(LAST_WRITES).await;
-            Err(BuildError::Cancelled)
+            Err(if cancel.is_cancelled() { BuildError::Cancelled } else { too_late() })
         }
         Outcome::Answered(reply) => {
             attached.close();
             if !progress_ended {
+                let on_and_on = patience::counted(patience.last_words, || listener.capacity() > 0);
                 tokio::select! {
                     biased;
                     () = &mut progress => {}
                     () = cancel.cancelled() => {}
                     () = client.gone() => {}
+                    () = on_and_on => {
+                        attached.deliveries(LAST_WRITES).await;
+                        return Err(client::endless(patience.last_words));
+                    }
                 }
             }
             match reply {

@@ -19,6 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::error::BuildError;
+use crate::patience::Heard;
 use crate::platform::Platform;
 use crate::proto::moby::buildkit::v1::control_client::ControlClient;
 use crate::proto::moby::buildkit::v1::{InfoRequest, ListWorkersRequest};
@@ -43,6 +44,7 @@ const NOTICE: Duration = Duration::from_millis(300);
 pub struct Client {
     channel: Channel,
     gone: CancellationToken,
+    heard: Heard,
     info: Arc<OnceCell<DaemonInfo>>,
 }
 
@@ -77,7 +79,8 @@ impl Client {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let gone = CancellationToken::new();
-        let mut once = Some(Watched { stream, gone: gone.clone() });
+        let heard = Heard::default();
+        let mut once = Some(Watched { stream, gone: gone.clone(), heard: heard.clone() });
         let connector = tower::service_fn(move |_| {
             let stream = once.take().map(TokioIo::new);
             async move {
@@ -91,7 +94,7 @@ impl Client {
             .connect_with_connector(connector)
             .await
             .map_err(|error| lost("the handshake", &error))?;
-        Ok(Client { channel, gone, info: Arc::default() })
+        Ok(Client { channel, gone, heard, info: Arc::default() })
     }
 
     /// Asks the daemon for its version. The first call of a connection: a peer that says nothing within `limit`, or
@@ -137,6 +140,11 @@ impl Client {
     /// Done once the connection has ended.
     pub async fn gone(&self) {
         self.gone.cancelled().await;
+    }
+
+    /// Done once the daemon has said nothing for `limit`.
+    pub(crate) async fn silent(&self, limit: Duration) {
+        self.heard.nothing_for(limit).await;
     }
 
     pub(crate) fn is_gone(&self) -> bool {
@@ -196,6 +204,17 @@ pub(crate) fn ended(during: &'static str) -> BuildError {
     BuildError::Lost { during, detail: "the builder closed it".to_owned() }
 }
 
+pub(crate) fn silent(during: &'static str, limit: Duration) -> BuildError {
+    let detail =
+        format!("nothing came from the builder for {} s: it hangs, or the way to it is cut", limit.as_secs());
+    BuildError::Lost { during, detail }
+}
+
+pub(crate) fn endless(limit: Duration) -> BuildError {
+    let detail = format!("the builder went on with progress for {} s after the build's end", limit.as_secs());
+    BuildError::Lost { during: "the end of the build", detail }
+}
+
 /// The innermost cause says most: the outer ones are "transport error" and the like.
 pub(crate) fn lost(during: &'static str, error: &dyn std::error::Error) -> BuildError {
     let mut cause = error;
@@ -205,10 +224,11 @@ pub(crate) fn lost(during: &'static str, error: &dyn std::error::Error) -> Build
     BuildError::Lost { during, detail: cause.to_string() }
 }
 
-/// A stream that tells when it has ended, so that nobody waits for answers that cannot come.
+/// A stream that tells when it has ended and that it is alive, so that nobody waits for answers that cannot come.
 struct Watched<S> {
     stream: S,
     gone: CancellationToken,
+    heard: Heard,
 }
 
 impl<S> Drop for Watched<S> {
@@ -228,7 +248,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         match &result {
             Poll::Ready(Ok(())) if room > 0 && buf.filled().len() == before => self.gone.cancel(),
             Poll::Ready(Err(_)) => self.gone.cancel(),
-            _ => {}
+            Poll::Ready(Ok(())) => self.heard.note(),
+            Poll::Pending => {}
         }
         result
     }

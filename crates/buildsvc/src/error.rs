@@ -17,6 +17,9 @@ pub enum BuildError {
     /// The connection ended, or what came over it was not BuildKit.
     #[error("lost the connection to the builder during {during}: {detail}")]
     Lost { during: &'static str, detail: String },
+    /// The build took longer than it was given.
+    #[error("the build was given up after {}: its time is over", seconds(*.0))]
+    TimedOut(std::time::Duration),
     /// The daemon is too old for, or was configured without, something this build depends on.
     #[error("the builder (BuildKit {version}) cannot {what}")]
     Unsupported { version: String, what: String },
@@ -28,6 +31,10 @@ pub enum BuildError {
         #[source]
         source: std::io::Error,
     },
+}
+
+fn seconds(time: std::time::Duration) -> String {
+    format!("{} s", time.as_secs_f64())
 }
 
 /// What the daemon said about a failed build.

@@ -12,6 +12,7 @@ pub mod export;
 mod failure;
 pub mod identity;
 pub mod output;
+pub mod patience;
 pub mod platform;
 mod proto;
 pub mod reference;

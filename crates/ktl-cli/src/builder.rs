@@ -10,11 +10,19 @@ use crate::cli::BuilderFlags;
 use crate::env::{self, Env};
 use crate::failure::Failure;
 
+/// Name of the private builder that is meant without one.
+const DEFAULT_NAME: &str = "default";
+
 /// Where a builder listens. Follows buildctl's address forms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     Unix(PathBuf),
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    /// A private daemon in a jail, by its name.
+    Jail(String),
 }
 
 impl fmt::Display for Address {
@@ -23,12 +31,13 @@ impl fmt::Display for Address {
             Address::Unix(path) => write!(f, "unix://{}", path.display()),
             Address::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
             Address::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+            Address::Jail(name) => write!(f, "jail://{name}"),
         }
     }
 }
 
 impl Address {
-    /// Reads `unix://PATH` (also `unix:PATH` and a bare absolute path) or `tcp://HOST:PORT`.
+    /// Reads `unix://PATH` (also `unix:PATH` and a bare absolute path), `tcp://HOST:PORT` or `jail://[NAME]`.
     pub fn parse(text: &str) -> Result<Address, String> {
         if let Some(path) = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")) {
             return if path.starts_with('/') {
@@ -40,12 +49,19 @@ impl Address {
         if text.starts_with('/') {
             return Ok(Address::Unix(text.into()));
         }
+        if let Some(name) = text.strip_prefix("jail://") {
+            return Ok(Address::Jail(if name.is_empty() { DEFAULT_NAME } else { name }.to_owned()));
+        }
         let Some(authority) = text.strip_prefix("tcp://") else {
             return Err(match text.split_once("://") {
                 Some((scheme, _)) => {
-                    format!("builders cannot be reached by `{scheme}://`; use unix://PATH or tcp://HOST:PORT")
+                    format!(
+                        "builders cannot be reached by `{scheme}://`; use unix://PATH, tcp://HOST:PORT or jail://NAME"
+                    )
                 }
-                None => format!("`{text}` is no builder address; use unix://PATH or tcp://HOST:PORT"),
+                None => {
+                    format!("`{text}` is no builder address; use unix://PATH, tcp://HOST:PORT or jail://NAME")
+                }
             });
         };
         let authority = authority.strip_suffix('/').unwrap_or(authority);
@@ -114,6 +130,8 @@ mod tests {
             ("tcp://builder:1234", tcp("builder", 1234)),
             ("tcp://builder:1234/", tcp("builder", 1234)),
             ("tcp://[::1]:1234", tcp("::1", 1234)),
+            ("jail://", Ok(Address::Jail("default".into()))),
+            ("jail://fork-7", Ok(Address::Jail("fork-7".into()))),
         ] {
             assert_eq!(Address::parse(text), expected, "{text}");
             let again =
@@ -136,14 +154,7 @@ mod tests {
 
     #[test]
     fn a_given_builder_ends_the_search() {
-        let mut flags = BuilderFlags {
-            builder: None,
-            tlscacert: None,
-            tlscert: None,
-            tlskey: None,
-            tlsdir: None,
-            tlsservername: None,
-        };
+        let mut flags = BuilderFlags::default();
         let env = Env::of(&[
             ("BUILDKIT_HOST", "unix:///b"),
             ("KTL_BUILDER", "unix:///k"),

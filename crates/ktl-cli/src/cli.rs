@@ -5,13 +5,15 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 
+use crate::commands::builder::BuilderArgs;
 use crate::commands::sandbox::SandboxArgs;
 use crate::display::Mode;
 use crate::exit;
-use crate::tidy;
 
 /// Build container images from inside a jail
 ///
@@ -32,9 +34,40 @@ pub struct Cli {
 pub enum Command {
     Build(Box<BuildArgs>),
     Sandbox(Box<SandboxArgs>),
-    /// Clears up after a ktl that was killed; started by ktl itself
-    #[command(name = tidy::COMMAND, hide = true)]
-    Tidy,
+    Builder(BuilderArgs),
+    DialStdio(DialStdioArgs),
+    Completion(CompletionArgs),
+    Man(ManArgs),
+}
+
+/// Pass a connection to the builder over stdin and stdout
+///
+/// For a client that reaches this machine by a program alone, as over ssh: `ssh host ktl dial-stdio` is a connection to the
+/// builder there. Ends when the builder does.
+#[derive(Debug, Args)]
+pub struct DialStdioArgs {
+    #[command(flatten)]
+    pub builder: BuilderFlags,
+}
+
+/// Print a completion script for a shell
+///
+/// For bash: ktl completion bash > ~/.local/share/bash-completion/completions/ktl
+#[derive(Debug, Args)]
+pub struct CompletionArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// Write the manual pages into a directory
+///
+/// The same text as --help, for man(1): ktl man ~/.local/share/man/man1
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Directory that the pages go to
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
 }
 
 /// Build an image from a Dockerfile
@@ -100,6 +133,10 @@ pub struct BuildFlags {
     /// SSH agent or keys for RUN --mount=type=ssh: default|ID[=SOCKET|=KEY[,KEY]] (repeatable)
     #[arg(long, value_name = "SPEC")]
     pub ssh: Vec<String>,
+    /// Give the build up after this time, such as 90s, 30m or 1h30m. Without it too, a builder that says nothing for a
+    /// minute counts as lost
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -138,10 +175,11 @@ pub struct DisplayFlags {
     pub quiet: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Builder")]
 pub struct BuilderFlags {
-    /// Address of the builder, unix://PATH or tcp://HOST:PORT [also: KTL_BUILDER, BUILDKIT_HOST]
+    /// Address of the builder, unix://PATH or tcp://HOST:PORT, or jail://[NAME] for a private one: a buildkitd that ktl runs in
+    /// a jail of its own [also: KTL_BUILDER, BUILDKIT_HOST]
     #[arg(long, value_name = "ADDRESS")]
     pub builder: Option<String>,
     /// CA certificate of the builder, PEM (tcp only)
@@ -159,6 +197,19 @@ pub struct BuilderFlags {
     /// Name in the builder's certificate [default: the host of the address]
     #[arg(long, value_name = "NAME")]
     pub tlsservername: Option<String>,
+    #[command(flatten)]
+    pub private: PrivateFlags,
+}
+
+/// How a private builder is run.
+#[derive(Debug, Default, Args)]
+pub struct PrivateFlags {
+    /// The buildkitd of a private builder [default: buildkitd on PATH]
+    #[arg(long, value_name = "PATH")]
+    pub buildkitd_bin: Option<PathBuf>,
+    /// Stop a private builder that nobody has used for this long, as it is started [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub idle_timeout: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -205,7 +256,7 @@ pub struct JailFlags {
     pub sandbox_logs: bool,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum RuntimeChoice {
     #[default]
     Auto,

@@ -64,6 +64,10 @@ fn connect(address: &Address, tls: Option<&TlsFiles>) -> Result<Connection, Conn
             let stream = UnixStream::connect(path).map_err(ConnectError::Io)?;
             Ok(Connection { stream: stream.into(), relay: None, address: address.clone() })
         }
+        // `private::start` puts a socket in its place.
+        Address::Jail(_) => {
+            Err(ConnectError::Io(io::Error::new(io::ErrorKind::NotConnected, "is not started")))
+        }
         Address::Tcp { host, port } => {
             let stream = connect_tcp(host, *port).map_err(ConnectError::Io)?;
             let Some(files) = tls else {

@@ -15,6 +15,8 @@ pub const KTL_SANDBOX_BIN: &str = "KTL_SANDBOX_BIN";
 pub const KTL_SANDBOX_RUNTIME: &str = "KTL_SANDBOX_RUNTIME";
 /// ktl's cache directory; default `$XDG_CACHE_HOME/ktl`, then `~/.cache/ktl`.
 pub const KTL_CACHE_DIR: &str = "KTL_CACHE_DIR";
+/// Where private builders keep their state; default `$XDG_STATE_HOME/ktl`, then `~/.local/state/ktl`.
+pub const KTL_STATE_DIR: &str = "KTL_STATE_DIR";
 /// Directory of docker's `config.json`; default `~/.docker`.
 pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
 /// The Docker Engine, as docker reads it.
@@ -91,6 +93,14 @@ impl Env {
     /// Directory that holds docker's `config.json`.
     pub fn docker_config_dir(&self) -> Option<PathBuf> {
         self.path(DOCKER_CONFIG).or_else(|| self.home().map(|home| home.join(".docker")))
+    }
+
+    /// Where private builders keep their state, or `None` when neither variable nor home says where.
+    pub fn state_dir(&self) -> Option<PathBuf> {
+        self.path(KTL_STATE_DIR)
+            .or_else(|| self.path("XDG_STATE_HOME").map(|dir| dir.join("ktl")))
+            .filter(|dir| dir.is_absolute())
+            .or_else(|| self.home().map(|home| home.join(".local/state/ktl")))
     }
 
     /// ktl's cache directory, or `None` when neither variable nor home says where.

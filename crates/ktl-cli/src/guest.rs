@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buildsvc::client::Client;
-use buildsvc::context::LocalDir;
+use buildsvc::context::{LocalDir, fence};
 use buildsvc::error::BuildError;
 use buildsvc::event::Event;
 use buildsvc::export::Receiver;
@@ -46,8 +46,6 @@ pub mod fd {
 
 /// A plan is small; one that is not was not made by ktl.
 const PLAN_LIMIT: usize = 4 << 20;
-/// How long a builder may take to answer the first question.
-const FIRST_ANSWER: Duration = Duration::from_secs(20);
 
 /// What the guest tells the host side at the end of a build that went well.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -275,8 +273,9 @@ async fn converse(
         () = cancel.cancelled() => return Err(BuildError::Cancelled.into()),
     };
     if plan.hermetic {
+        let limit = plan.patience.answer;
         let (info, workers) = tokio::select! {
-            answers = async { tokio::try_join!(client.info(FIRST_ANSWER), client.workers(FIRST_ANSWER)) } => answers?,
+            answers = async { tokio::try_join!(client.info(limit), client.workers(limit)) } => answers?,
             () = cancel.cancelled() => return Err(BuildError::Cancelled.into()),
         };
         version::supports_forced_network(&info, &workers).map_err(|error| {
@@ -294,7 +293,7 @@ async fn converse(
             info.version
         ));
     }
-    let result = build::run(&client, &plan.build, session, events, cancel).await?;
+    let result = build::run(&client, &plan.build, session, &plan.patience, events, cancel).await?;
     Ok(GuestResult { exporter_response: result.exporter_response })
 }
 
@@ -318,6 +317,9 @@ fn session(
             .map_err(|error| Failure::usage(format!("failed to open {}: {error}", local.path.display())))?;
         session.locals.insert(local.name.clone(), dir.with_opener(broker.clone()).hiding(&hidden));
     }
+    let dockerfile = plan.build.frontend_attrs.get("filename").map_or("Dockerfile", String::as_str);
+    session.locals = fence(std::mem::take(&mut session.locals), dockerfile)
+        .map_err(|error| Failure::usage(format!("the build context: {}", chain(&error))))?;
     for output in &plan.outputs {
         session.outputs.push(match output {
             GuestOutput::None => None,

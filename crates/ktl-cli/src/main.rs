@@ -20,6 +20,7 @@ mod launch;
 mod look;
 mod outputs;
 mod plan;
+mod private;
 mod report;
 mod runtime;
 mod stage;
@@ -28,6 +29,7 @@ mod tidy;
 mod tls;
 mod ui;
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -39,11 +41,20 @@ fn main() -> ExitCode {
     if env.get(env::KTL_SANDBOX_ACTIVE).is_some() {
         return guest::main(&env);
     }
+    // Nothing that a person types, so no part of the command line that is explained and completed.
+    match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
+        Some(tidy::COMMAND) => return tidy::run().into(),
+        Some(private::supervisor::COMMAND) => return private::supervisor::run(&env).into(),
+        _ => {}
+    }
     let cli = cli::Cli::parse();
     let result = match &cli.command {
         cli::Command::Build(args) => commands::build::run(args, cli.verbose, &env),
         cli::Command::Sandbox(args) => commands::sandbox::run(args, cli.verbose, &env),
-        cli::Command::Tidy => Ok(tidy::run()),
+        cli::Command::Builder(args) => commands::builder::run(args, cli.verbose, &env),
+        cli::Command::DialStdio(args) => commands::dial_stdio::run(args, cli.verbose, &env),
+        cli::Command::Completion(args) => commands::completion::run(args),
+        cli::Command::Man(args) => commands::man::run(args),
     };
     match result {
         Ok(exit) => exit.into(),

@@ -60,12 +60,12 @@ pub fn warnings(summary: &Summary) -> String {
     out
 }
 
-/// The exit code for a failure: 1 for a build that failed, 3 for a builder that was lost, 130 for one that was
+/// The exit code for a failure: 1 for a build that failed, 3 for a builder that was lost or took too long, 130 for one that was
 /// interrupted.
 pub fn exit_code(failure: &BuildError) -> u8 {
     match failure {
         BuildError::Solve(_) | BuildError::Unsupported { .. } | BuildError::Output { .. } => 1,
-        BuildError::Lost { .. } => 3,
+        BuildError::Lost { .. } | BuildError::TimedOut(_) => 3,
         BuildError::Cancelled => 130,
     }
 }
@@ -74,7 +74,7 @@ pub fn exit_code(failure: &BuildError) -> u8 {
 fn message(failure: &BuildError) -> String {
     let mut text = match failure {
         BuildError::Solve(solve) => return format!("failed to build: {}", cause(solve)),
-        BuildError::Cancelled => return failure.to_string(),
+        BuildError::Cancelled | BuildError::TimedOut(_) => return failure.to_string(),
         failure => format!("failed to build: {failure}"),
     };
     let mut source = std::error::Error::source(failure);

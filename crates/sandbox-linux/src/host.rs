@@ -76,9 +76,10 @@ impl HostFacts {
                     .to_owned(),
             );
         }
-        if said(&["/proc", "Operation not permitted"]) && self.masked_proc {
+        let proc_refused = said(&["/proc", "Operation not permitted"]) || said(&["/proc/sys", "Read-only"]);
+        if proc_refused && self.masked_proc {
             hints.push(
-                "parts of /proc are masked, so the kernel refuses a fresh one: start the container with --security-opt systempaths=unconfined (Kubernetes: procMount: Unmasked)"
+                "parts of /proc are masked or read-only, so the kernel refuses a fresh one: start the container with --security-opt systempaths=unconfined (Kubernetes: procMount: Unmasked)"
                     .to_owned(),
             );
         }
@@ -183,6 +184,12 @@ mod tests {
                 facts(|f| f.masked_proc = true),
                 false,
                 "mount('/proc'): Operation not permitted",
+                "systempaths=unconfined",
+            ),
+            (
+                facts(|f| f.masked_proc = true),
+                true,
+                "write('/proc/sys/user/max_user_namespaces') failed: Read-only file system",
                 "systempaths=unconfined",
             ),
             (facts(|_| ()), false, "chdir('/workspace'): No such file", "cwd"),

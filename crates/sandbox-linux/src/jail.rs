@@ -63,7 +63,7 @@ pub enum JailError {
     #[error("{field}: {why}")]
     Refused { field: String, why: String },
     /// A host file that the jail needs.
-    #[error("{field}: {}: {source}", path.display())]
+    #[error("{field}: {}", path.display())]
     Source { field: String, path: PathBuf, source: io::Error },
     /// Root in a container whose id map has nothing but root's id.
     #[error("{field}: no unprivileged id is mapped in this container to give to the guest")]

@@ -54,7 +54,7 @@ pub enum NativeError {
     #[error("descriptor {number}: {reason}")]
     Descriptor { number: RawFd, reason: &'static str },
     /// The jail's first process could not be started; `hint` says what to change on this host.
-    #[error("{stage}: {source}")]
+    #[error("{stage}")]
     Start {
         stage: String,
         #[source]

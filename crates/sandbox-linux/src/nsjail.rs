@@ -47,7 +47,7 @@ pub enum NsjailError {
     #[error("descriptor {number}: {reason}")]
     Descriptor { number: RawFd, reason: &'static str },
     /// The process could not be started; `stage` names the step.
-    #[error("{stage}: {source}")]
+    #[error("{stage}")]
     Start {
         stage: String,
         #[source]
@@ -160,7 +160,7 @@ impl Nsjail {
             })
         };
 
-        let work_dirs = WorkDirs::before(jail.by_root());
+        let work_dirs = WorkDirs::before(jail.by_root()).map_err(at("work directories"))?;
         let signals = crate::supervise::signals();
         let mut mask = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut mask))

@@ -50,7 +50,7 @@ pub struct Proof {
 #[non_exhaustive]
 pub enum ProofError {
     /// The kernel would not say.
-    #[error("cannot read {what}: {source}")]
+    #[error("cannot read {what}")]
     Unreadable { what: &'static str, source: io::Error },
     /// At least one fact differs; all that do are listed.
     #[error("{}", .0.join("; "))]

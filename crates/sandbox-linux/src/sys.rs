@@ -56,6 +56,18 @@ pub(crate) fn mount_idmap(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io
     raw_mount_setattr(tree, libc::AT_RECURSIVE, libc::MOUNT_ATTR_IDMAP, 0, userns)
 }
 
+/// True when this process may make detached mounts and change them. Asks by changing nothing of the root: a trial mount
+/// would have to be taken down again, for which the kernel waits until all processors have noticed.
+pub(crate) fn may_handle_mounts() -> bool {
+    let nothing = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let size = size_of::<libc::mount_attr>();
+    // SAFETY: the path is a NUL-terminated literal, `nothing` lives across the call and its true size is passed.
+    let asked = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, c"/".as_ptr(), 0, &raw const nothing, size)
+    };
+    asked == 0
+}
+
 fn raw_mount_setattr(
     tree: BorrowedFd<'_>,
     recursive: libc::c_int,

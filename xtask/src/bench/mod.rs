@@ -6,6 +6,7 @@
 
 mod cases;
 mod clients;
+pub mod jail;
 mod measure;
 mod table;
 

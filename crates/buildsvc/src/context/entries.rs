@@ -1,10 +1,11 @@
 //! The memory of what was listed.
 //!
 //! The daemon requests contents by the number of an entry in the listing, long after the walk passed it, and a context
-//! may have a million files. [`Entries`] therefore keeps a tree of names in one buffer and 12 bytes per file instead of
-//! paths.
+//! may have a million files. [`Entries`] therefore keeps a tree of names in one buffer and 24 bytes per file instead of
+//! paths and what was said of them.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 
 use super::ContextError;
 
@@ -19,13 +20,30 @@ pub(super) struct Place {
     name: u32,
 }
 
+/// What a file was when it was listed, and must be when it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Identity {
+    /// Device and inode; zeros on a file system whose inode numbers do not last.
+    pub inode: (u64, u64),
+    pub size: u64,
+}
+
+/// A file of the listing that was requested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Requested {
+    pub place: Place,
+    /// See [`Entries::is_same`].
+    identity: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Entries {
     /// Names, each ended by a zero byte.
     names: Vec<u8>,
     dirs: Vec<Place>,
-    /// Number in the listing and place of every requestable entry, ascending.
-    files: Vec<(u32, Place)>,
+    /// Number in the listing and place of every requestable entry, ascending, with a hash of its identity.
+    files: Vec<(u32, Requested)>,
+    hasher: RandomState,
     /// A bit per element of `files`: it was requested.
     taken: Vec<u64>,
     /// First place of an inode that has several links, by device and inode.
@@ -42,6 +60,7 @@ impl Entries {
             names: vec![0],
             dirs: vec![root],
             files: Vec::new(),
+            hasher: RandomState::new(),
             taken: Vec::new(),
             links: HashMap::new(),
             count: 0,
@@ -62,20 +81,21 @@ impl Entries {
         Ok(Place { dir, name: at })
     }
 
-    /// Counts an entry that is about to be listed; with a `place`, its content may be requested.
-    pub(super) fn count(&mut self, place: Option<Place>) -> Result<(), ContextError> {
-        if let Some(place) = place {
+    /// Counts an entry that is about to be listed; with a `file`, its content may be requested.
+    pub(super) fn count(&mut self, file: Option<(Place, Identity)>) -> Result<(), ContextError> {
+        if let Some((place, identity)) = file {
             if self.files.len().is_multiple_of(64) {
                 self.taken.push(0);
             }
-            self.files.push((self.count, place));
+            let identity = self.hasher.hash_one(identity);
+            self.files.push((self.count, Requested { place, identity }));
         }
         self.count = self.count.checked_add(1).ok_or(ContextError::TooMany)?;
         Ok(())
     }
 
-    /// The place of the entry numbered `id`, once.
-    pub(super) fn take(&mut self, id: u32) -> Result<Place, ContextError> {
+    /// The entry numbered `id`, once.
+    pub(super) fn take(&mut self, id: u32) -> Result<Requested, ContextError> {
         let index =
             self.files.binary_search_by_key(&id, |(id, _)| *id).map_err(|_| ContextError::InvalidId(id))?;
         let bit = 1u64 << (index % 64);
@@ -84,6 +104,11 @@ impl Entries {
         }
         self.taken[index / 64] |= bit;
         Ok(self.files[index].1)
+    }
+
+    /// Whether what was opened now is what was listed then.
+    pub(super) fn is_same(&self, requested: Requested, now: Identity) -> bool {
+        requested.identity == self.hasher.hash_one(now)
     }
 
     /// Where an inode with several links was listed first, if it was; otherwise that is `place` from now on.
@@ -122,6 +147,10 @@ impl Entries {
 mod tests {
     use super::*;
 
+    fn identity(size: u64) -> Identity {
+        Identity { inode: (1, 2), size }
+    }
+
     #[test]
     fn an_id_is_valid_once_and_only_for_files() {
         let mut entries = Entries::new();
@@ -129,11 +158,12 @@ mod tests {
         entries.count(None).unwrap();
         for name in 0..100u8 {
             let place = entries.add_name(dir, &[b'f', name + 1]).unwrap();
-            entries.count(Some(place)).unwrap();
+            entries.count(Some((place, identity(u64::from(name))))).unwrap();
         }
         assert!(entries.take(0).is_err());
-        let place = entries.take(65).unwrap();
-        assert_eq!(entries.path(place), b"dir/fA");
+        let requested = entries.take(65).unwrap();
+        assert_eq!(entries.path(requested.place), b"dir/fA");
+        assert!(entries.is_same(requested, identity(64)) && !entries.is_same(requested, identity(65)));
         assert!(entries.take(65).is_err());
         assert!(entries.take(66).is_ok());
         assert!(entries.take(101).is_err());

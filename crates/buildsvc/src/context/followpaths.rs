@@ -110,7 +110,8 @@ fn names(root: &LocalDir, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     Ok(names)
 }
 
-fn missing(error: &io::Error) -> bool {
+/// Nothing that could be opened has that name.
+pub(super) fn missing(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     // A path that leads out of the root or through a symlink names nothing in it.
     matches!(errno, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NAMETOOLONG))

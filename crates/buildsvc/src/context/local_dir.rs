@@ -11,9 +11,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat, openat2, statat,
+};
 use rustix::io::Errno;
 
+use super::entries::Identity;
+use super::fence::Fence;
 use crate::session::host::{Access, Opener};
 
 /// A local directory under the name by which the daemon asks for it. Cheap to clone.
@@ -23,7 +27,12 @@ pub struct LocalDir {
     root: Arc<OwnedFd>,
     opener: Option<Arc<dyn Opener>>,
     hidden: Arc<[u8]>,
+    fence: Arc<Fence>,
+    inodes_last: bool,
 }
+
+/// `FUSE_SUPER_MAGIC` of linux/magic.h.
+const FUSE: i64 = 0x6573_5546;
 
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
@@ -44,7 +53,16 @@ impl LocalDir {
     /// Opens `path`, following symlinks this once. `name` is what the daemon calls it.
     pub fn open(name: &str, path: &Path) -> io::Result<LocalDir> {
         let root = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(LocalDir { name: name.into(), root: Arc::new(root), opener: None, hidden: Arc::new([]) })
+        #[allow(clippy::useless_conversion)]
+        let inodes_last = fstatfs(&root).is_ok_and(|found| i64::from(found.f_type) != FUSE);
+        Ok(LocalDir {
+            name: name.into(),
+            root: Arc::new(root),
+            opener: None,
+            hidden: Arc::new([]),
+            fence: Arc::default(),
+            inodes_last,
+        })
     }
 
     /// Sets who opens what this process may not read.
@@ -58,8 +76,22 @@ impl LocalDir {
         LocalDir { hidden: prefix.as_bytes().into(), ..self }
     }
 
+    /// Sets what the daemon may have of it, whatever it asks for.
+    pub fn fenced(self, fence: Fence) -> LocalDir {
+        LocalDir { fence: Arc::new(fence), ..self }
+    }
+
+    pub(super) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What a file must still be when it is read. Inode numbers of FUSE may change with each lookup.
+    pub(super) fn identity(&self, inode: (u64, u64), size: u64) -> Identity {
+        Identity { inode: if self.inodes_last { inode } else { (0, 0) }, size }
     }
 
     /// Whether a listing of a directory must not have this name.

@@ -2,7 +2,7 @@
 //!
 //! The daemon asks for a directory by name and says which of it it wants; [`send::send`] then streams an ordered listing
 //! and the contents that the daemon requests. One file per step: [`pattern`] and `expression` decide what matches,
-//! `filter` what is kept and what need not be visited, [`followpaths`] which symlinks widen the selection, `walk` visits,
+//! `filter` what is kept and what need not be visited, [`fence`] what is never sent whatever is asked for, [`followpaths`] which symlinks widen the selection, `walk` visits,
 //! `stat` describes, `entries` remembers what may be requested, `send` speaks the protocol. Everything on disk is reached
 //! through [`LocalDir`], which cannot be left by any path or symlink.
 //!
@@ -10,15 +10,18 @@
 
 mod entries;
 mod expression;
+mod fence;
 mod filter;
 pub(crate) mod followpaths;
 pub(crate) mod gopath;
+mod ignorefile;
 mod local_dir;
 pub(crate) mod pattern;
 pub mod send;
 pub(crate) mod stat;
 mod walk;
 
+pub use fence::{Fence, fence};
 pub use gopath::BadPattern;
 pub use local_dir::LocalDir;
 pub use pattern::InvalidPattern;
@@ -54,8 +57,8 @@ pub enum ContextError {
         #[source]
         source: io::Error,
     },
-    /// A file became something else between its listing and its reading.
-    #[error("{path} is no longer a regular file")]
+    /// A file was replaced, or its size changed, between its listing and its reading.
+    #[error("{path} changed while it was sent: it is not the file that was listed")]
     Changed { path: String },
     /// More names than the table of entries can count.
     #[error("too many files")]

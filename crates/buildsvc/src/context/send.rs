@@ -6,7 +6,6 @@
 //! Follows fsutil `send.go`.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,7 +19,7 @@ use tokio::task::{AbortHandle, spawn_blocking};
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
-use super::entries::{Entries, Place};
+use super::entries::{Entries, Requested};
 use super::filter::Filter;
 use super::walk::{lock, walk};
 use super::{ContextError, LocalDir, Selection, with_causes};
@@ -79,7 +78,7 @@ struct Shared {
 /// Files that were requested and not yet begun.
 #[derive(Debug, Default)]
 struct Queue {
-    files: VecDeque<(u32, Place)>,
+    files: VecDeque<(u32, Requested)>,
     readers: usize,
 }
 
@@ -173,9 +172,9 @@ async fn answer(
 
 /// Queues a file and sees to it that enough readers are at work.
 fn request(shared: &Arc<Shared>, out: &mpsc::Sender<Batch>, id: u32) -> Result<(), ContextError> {
-    let place = lock(&shared.entries).take(id)?;
+    let file = lock(&shared.entries).take(id)?;
     let mut queue = lock(&shared.queue);
-    queue.files.push_back((id, place));
+    queue.files.push_back((id, file));
     if queue.readers < READERS {
         queue.readers += 1;
         let (shared, out) = (shared.clone(), out.clone());
@@ -205,36 +204,48 @@ fn read_files(shared: &Shared, out: &mpsc::Sender<Batch>) -> Result<(), ContextE
                 next
             }
         };
-        let (id, place) = next;
-        let path = lock(&shared.entries).path(place);
-        read_file(&shared.dir, &path, |data| sink.push(data_packet(id, data)))?;
+        let (id, requested) = next;
+        let path = lock(&shared.entries).path(requested.place);
+        let is_same = |inode, size| {
+            let now = shared.dir.identity(inode, size);
+            lock(&shared.entries).is_same(requested, now)
+        };
+        read_file(&shared.dir, &path, is_same, |data| sink.push(data_packet(id, data)))?;
         sink.push(data_packet(id, Vec::new()))?;
     }
 }
 
-/// Passes on the content of the file at `path`, whatever its size is by now. Like upstream, a file that is gone or may
-/// not be read is empty; unlike it, one that turned into something else is an error.
+/// Passes on the content of the file at `path`. Like upstream, a file that may not be read is empty; unlike it, one that
+/// is not what was listed is an error, because nobody can tell what the daemon would be sent instead.
+#[allow(clippy::useless_conversion)]
 fn read_file(
     dir: &LocalDir,
     path: &[u8],
+    is_same: impl Fn((u64, u64), u64) -> bool,
     mut pass: impl FnMut(Vec<u8>) -> Result<(), ContextError>,
 ) -> Result<(), ContextError> {
     let changed = || ContextError::Changed { path: String::from_utf8_lossy(path).into_owned() };
-    let file: OwnedFd = match dir.read(path) {
-        Ok(file) => file,
+    // A socket is listed as an empty file, and cannot be opened.
+    let (file, kind, empty) = match dir.read(path) {
+        Ok(file) => (file, FileType::RegularFile, false),
         Err(error) => match Errno::from_io_error(&error) {
-            Some(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::PERM | Errno::NXIO | Errno::STALE) => {
-                return Ok(());
-            }
-            Some(Errno::LOOP) => return Err(changed()),
+            Some(Errno::ACCESS | Errno::PERM) => return Ok(()),
+            Some(Errno::NXIO) => (dir.locate(path).map_err(|_| changed())?, FileType::Socket, true),
+            Some(Errno::LOOP | Errno::NOENT | Errno::NOTDIR | Errno::STALE) => return Err(changed()),
             _ => return Err(ContextError::read("open", path, error)),
         },
     };
     let stat = fstat(&file).map_err(|errno| ContextError::read("stat", path, errno))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+    let size = u64::try_from(stat.st_size).unwrap_or_default();
+    if FileType::from_raw_mode(stat.st_mode) != kind
+        || !is_same((stat.st_dev.into(), stat.st_ino.into()), size)
+    {
         return Err(changed());
     }
-    let mut left = usize::try_from(stat.st_size).unwrap_or(usize::MAX);
+    if empty {
+        return Ok(());
+    }
+    let mut left = usize::try_from(size).unwrap_or(usize::MAX);
     loop {
         // One byte more than is expected, so that the end shows without another buffer.
         let mut data = Vec::with_capacity(left.saturating_add(1).clamp(512, CHUNK));
@@ -246,7 +257,10 @@ fn read_file(
                 Err(errno) => return Err(ContextError::read("read", path, errno)),
             }
         }
-        left = left.saturating_sub(data.len());
+        left = left.checked_sub(data.len()).ok_or_else(changed)?;
+        if at_end && left > 0 {
+            return Err(changed());
+        }
         if !data.is_empty() {
             pass(data)?;
         }

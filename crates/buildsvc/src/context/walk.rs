@@ -84,6 +84,15 @@ struct Level {
     id: DirId,
 }
 
+/// An entry that is no directory.
+struct Leaf {
+    entry: types::Stat,
+    /// Device and inode.
+    inode: (u64, u64),
+    links: u64,
+    size: u64,
+}
+
 /// The sorted names of a directory.
 #[derive(Default)]
 struct Names {
@@ -183,7 +192,7 @@ impl Walk<'_> {
 
     /// Hands out an entry of the innermost level that is no directory, after the directories it lies in.
     fn visit_leaf(&mut self, item: Item) -> Result<(), ContextError> {
-        let Some((mut entry, inode, links)) = self.describe_leaf(item)? else { return Ok(()) };
+        let Some(Leaf { mut entry, inode, links, size }) = self.describe_leaf(item)? else { return Ok(()) };
         self.send_levels()?;
         let Some(level) = self.levels.last() else { return Ok(()) };
         let requestable = entry.mode & MODE_TYPE == 0;
@@ -202,14 +211,15 @@ impl Walk<'_> {
             {
                 entry.linkname = entries.path(first).into();
             }
-            entries.count(place.filter(|_| requestable))?;
+            let identity = self.dir.identity(inode, size);
+            entries.count(place.filter(|_| requestable).map(|place| (place, identity)))?;
         }
         (self.emit)(Some(entry))
     }
 
-    /// The description of an entry, its device and inode, and how many links it has; `None` if it vanished.
-    #[allow(clippy::type_complexity, clippy::useless_conversion)]
-    fn describe_leaf(&mut self, item: Item) -> Result<Option<(types::Stat, (u64, u64), u64)>, ContextError> {
+    /// What there is to say of an entry; `None` if it vanished.
+    #[allow(clippy::useless_conversion)]
+    fn describe_leaf(&mut self, item: Item) -> Result<Option<Leaf>, ContextError> {
         let Some(level) = self.levels.last() else { return Ok(None) };
         let name = &level.names.text[item.at..=item.at + item.len];
         let (Ok(name), Some(parent)) = (CStr::from_bytes_with_nul(name), &level.fd) else { return Ok(None) };
@@ -246,7 +256,12 @@ impl Walk<'_> {
             Ok(xattrs) => entry.xattrs = xattrs,
             Err(source) => return fail("list extended attributes of", source, &self.path),
         }
-        Ok(Some((entry, (stat.st_dev.into(), stat.st_ino.into()), stat.st_nlink.into())))
+        Ok(Some(Leaf {
+            entry,
+            inode: (stat.st_dev.into(), stat.st_ino.into()),
+            links: stat.st_nlink.into(),
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
+        }))
     }
 
     /// Hands out the directories on the way that were not yet, outermost first.

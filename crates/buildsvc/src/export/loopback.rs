@@ -357,16 +357,12 @@ fn requests_are_answered_once_and_fin_with_fin() {
         // In order: dir, dir/file, gone, link.
         let (requests, mut packets) = start();
         assert_eq!(listing(&mut packets).await.len(), 4);
-        fs::remove_file(source.path().join("gone")).unwrap();
         requests.send(packet(PacketType::PacketReq, 1, b"")).await.unwrap();
         assert_eq!(packets.next().await.unwrap().unwrap(), packet(PacketType::PacketData, 1, b"content"));
         assert_eq!(packets.next().await.unwrap().unwrap(), packet(PacketType::PacketData, 1, b""));
-        requests.send(packet(PacketType::PacketReq, 2, b"")).await.unwrap();
-        assert_eq!(packets.next().await.unwrap().unwrap(), packet(PacketType::PacketData, 2, b""));
         requests.send(packet(PacketType::PacketFin, 0, b"")).await.unwrap();
         assert_eq!(packets.next().await.unwrap().unwrap(), packet(PacketType::PacketFin, 0, b""));
         assert!(packets.next().await.is_none());
-        fs::write(source.path().join("gone"), "content").unwrap();
 
         for (wrong, reason) in [
             (vec![packet(PacketType::PacketReq, 0, b"")], "invalid file id 0"),
@@ -391,22 +387,35 @@ fn requests_are_answered_once_and_fin_with_fin() {
             assert_eq!(status.message(), reason);
         }
 
-        // What became something else is named, and a fifo keeps nobody waiting.
-        for change in ["fifo", "symlink"] {
+        // What is not the file that was listed is named, and a fifo keeps nobody waiting.
+        for change in ["removed", "fifo", "symlink", "other", "longer", "shorter"] {
             let (requests, mut packets) = start();
             listing(&mut packets).await;
             let path = source.path().join("link");
-            fs::remove_file(&path).unwrap();
+            let other = source.path().join("other");
             match change {
-                "fifo" => mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap(),
-                _ => symlink("/etc/passwd", &path).unwrap(),
+                "removed" => fs::remove_file(&path).unwrap(),
+                "fifo" => {
+                    fs::remove_file(&path).unwrap();
+                    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+                }
+                "symlink" => {
+                    fs::remove_file(&path).unwrap();
+                    symlink("/etc/passwd", &path).unwrap();
+                }
+                "other" => {
+                    fs::write(&other, "CONTENT").unwrap();
+                    fs::rename(&other, &path).unwrap();
+                }
+                "longer" => fs::write(&path, "content and more").unwrap(),
+                _ => fs::write(&path, "cont").unwrap(),
             }
             requests.send(packet(PacketType::PacketReq, 3, b"")).await.unwrap();
             let told = packets.next().await.unwrap().unwrap();
-            assert_eq!(told.r#type, i32::from(PacketType::PacketErr));
+            assert_eq!(told.r#type, i32::from(PacketType::PacketErr), "{change}");
             let status = packets.next().await.unwrap().unwrap_err();
-            assert_eq!(status.message(), "link is no longer a regular file");
-            fs::remove_file(&path).unwrap();
+            assert!(status.message().starts_with("link changed while it was sent"), "{status}");
+            let _ = fs::remove_file(&path);
             fs::write(&path, "content").unwrap();
         }
 

@@ -27,6 +27,10 @@ impl FileSync {
     }
 }
 
+/// More patterns or paths than a request has, and longer ones, are refused: each costs time for every file.
+const MAX_VALUES: usize = 20_000;
+const MAX_VALUE: usize = 8 << 10;
+
 type Packets = Pin<Box<dyn Stream<Item = Result<Packet, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -68,7 +72,15 @@ fn values(metadata: &MetadataMap, key: &str) -> Result<Vec<String>, Status> {
         let bytes = if escaped { unescape(value).ok_or_else(bad)? } else { value.to_vec() };
         String::from_utf8(bytes).map_err(|_| bad())
     };
-    metadata.get_all(key).iter().map(|value| read(value.as_bytes())).collect()
+    let values = metadata.get_all(key);
+    if values.iter().take(MAX_VALUES + 1).count() > MAX_VALUES
+        || values.iter().any(|value| value.as_bytes().len() > MAX_VALUE)
+    {
+        return Err(Status::resource_exhausted(format!(
+            "{key}: more than {MAX_VALUES} values, or one longer than {MAX_VALUE} bytes"
+        )));
+    }
+    values.iter().map(|value| read(value.as_bytes())).collect()
 }
 
 /// The inverse of Go's `url.QueryEscape`: a plus is a space.
@@ -105,6 +117,8 @@ mod tests {
         metadata.insert("exclude-patterns-encoded", "1".parse().unwrap());
         assert_eq!(values(&metadata, "exclude-patterns").unwrap(), ["b,c", "!a", "x y "]);
         assert!(values(&metadata, "followpaths").unwrap().is_empty());
+        metadata.insert("followpaths", "x".repeat(MAX_VALUE + 1).parse().unwrap());
+        assert_eq!(values(&metadata, "followpaths").unwrap_err().code(), tonic::Code::ResourceExhausted);
         for (escaped, want) in
             [("%C3%A9", Some("é")), ("%2B", Some("+")), ("%4", None), ("%zz", None), ("%ff", None)]
         {

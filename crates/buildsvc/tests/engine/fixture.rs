@@ -14,6 +14,7 @@ use buildsvc::context::LocalDir;
 use buildsvc::error::{BuildError, SolveFailure};
 use buildsvc::event::Event;
 use buildsvc::export::Receiver;
+use buildsvc::patience::Patience;
 use buildsvc::session::host::{Credentials, Host, HostError, Secret, Token, TokenRequest};
 use buildsvc::session::{Output, Session, Sink};
 use tokio::sync::mpsc;
@@ -94,6 +95,7 @@ pub struct Job {
     pub build: Build,
     pub session: Session,
     pub cancel: CancellationToken,
+    pub patience: Patience,
 }
 
 /// What a build said and how it ended.
@@ -122,6 +124,7 @@ impl Job {
                 agents: BTreeSet::new(),
             },
             cancel: CancellationToken::new(),
+            patience: Patience::default(),
         }
     }
 
@@ -146,7 +149,7 @@ impl Job {
     /// Runs to the end; `watch` sees every event as it comes.
     pub async fn run_watched(self, client: &Client, mut watch: impl FnMut(&Event)) -> Report {
         let (sender, mut events) = mpsc::channel(16);
-        let building = run(client, &self.build, self.session, sender, self.cancel.clone());
+        let building = run(client, &self.build, self.session, &self.patience, sender, self.cancel.clone());
         let reading = async {
             let mut seen = Vec::new();
             while let Some(event) = events.recv().await {

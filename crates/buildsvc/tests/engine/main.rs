@@ -3,5 +3,6 @@
 mod connection;
 mod failures;
 mod fixture;
+mod patience;
 mod results;
 mod services;

@@ -114,7 +114,8 @@ async fn a_reader_of_events_that_stands_still_loses_nothing() {
     let building = {
         let client = client.clone();
         tokio::spawn(async move {
-            buildsvc::build::run(&client, &job.build, job.session, sender, CancellationToken::new()).await
+            let cancel = CancellationToken::new();
+            buildsvc::build::run(&client, &job.build, job.session, &job.patience, sender, cancel).await
         })
     };
     // The result is there although nobody has read one event.

@@ -24,6 +24,7 @@ use crate::guest::{self, Ends, GuestResult};
 use crate::launch::{self, Handed};
 use crate::outputs::{self, Opened, PendingFile};
 use crate::plan::{self, BuildPlan, Facts, GuestOutput, HostPlan, Kind};
+use crate::private::{Network, start};
 use crate::tls::TlsFiles;
 use crate::ui::Ui;
 
@@ -33,6 +34,8 @@ pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     refuse_tar_on_a_terminal(&host)?;
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
     let candidates = builder::candidates(&args.builder, env)?;
+    let network = if plan.hermetic { Network::None } else { Network::Host };
+    let (candidates, _lease) = start::ensure(candidates, &args.builder.private, network, env, &ui)?;
     if host.sandbox.is_none() {
         ui.line(format_args!("[sandbox] off: this build's client runs with all your rights"));
     }

@@ -1,4 +1,8 @@
 //! The commands, one file each.
 
 pub mod build;
+pub mod builder;
+pub mod completion;
+pub mod dial_stdio;
+pub mod man;
 pub mod sandbox;

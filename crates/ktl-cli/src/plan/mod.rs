@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use buildsvc::build::Build;
 use buildsvc::output::Destination;
+use buildsvc::patience::Patience;
 use buildsvc::secret::SecretSpec;
 use buildsvc::ssh::SshSpec;
 use sandbox_linux::Promises;
@@ -33,7 +34,7 @@ use inputs::Inputs;
 use results::Results;
 
 /// Raised whenever a [`GuestPlan`] changes its meaning; the guest refuses every other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Where things are inside the jail.
 pub mod guest_path {
@@ -67,6 +68,8 @@ pub struct BuildPlan {
     pub verbose: u8,
     /// Paths to look for from inside before the build starts.
     pub probes: Vec<PathBuf>,
+    /// When the builder counts as lost, and the build as too long.
+    pub patience: Patience,
     /// The builder must be able to keep RUN off the network.
     pub hermetic: bool,
     /// The builder's address, for messages.
@@ -194,6 +197,7 @@ pub fn resolve(
         quiet: args.display.quiet,
         verbose,
         probes: args.sandbox.sandbox_probe_path.clone(),
+        patience: Patience { whole: args.build.timeout, ..Patience::default() },
         hermetic: args.sandbox.hermetic,
         builder: String::new(),
         promises: None,

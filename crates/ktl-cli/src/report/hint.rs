@@ -21,6 +21,7 @@ pub fn of(failure: &BuildError, summary: &Summary) -> Vec<String> {
              buildkitd container, or `journalctl -u buildkit`)"
                 .to_owned(),
         ],
+        BuildError::TimedOut(_) => vec!["give it more with `--timeout`".to_owned()],
         BuildError::Unsupported { .. } => {
             vec!["upgrade the builder, or choose another one with `--builder`".to_owned()]
         }

@@ -275,8 +275,9 @@ fn other_failures_and_their_codes() {
         path: "out.tar".into(),
         source: std::io::Error::from(std::io::ErrorKind::StorageFull),
     };
+    let late = BuildError::TimedOut(std::time::Duration::from_secs(90));
     let mut all = String::new();
-    for (failure, code) in [(&lost, 3), (&old, 1), (&output, 1), (&BuildError::Cancelled, 130)] {
+    for (failure, code) in [(&lost, 3), (&old, 1), (&output, 1), (&BuildError::Cancelled, 130), (&late, 3)] {
         assert_eq!(exit_code(failure), code, "{failure}");
         all.push_str(&render(failure, &Summary::default(), false));
     }
@@ -289,6 +290,8 @@ fn other_failures_and_their_codes() {
     ERROR: failed to build: failed to write out.tar: no storage space
     hint: the disk of the output is full
     ERROR: the build was cancelled
+    ERROR: the build was given up after 90 s: its time is over
+    hint: give it more with `--timeout`
     "#);
 }
 

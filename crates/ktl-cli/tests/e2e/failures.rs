@@ -159,3 +159,13 @@ fn tls_with_client_certificates() {
     let ran = world.build(&["--builder", &tls.address, "--tlsdir", dir, "--tlsservername", "other.example"]);
     ran.ends_with(3).says("no TLS with the builder");
 }
+
+#[test]
+fn a_build_that_takes_too_long_is_given_up() {
+    let world = World::with_dockerfile("FROM BUSYBOX\nRUN echo ready; sleep 1000\n");
+    for runtime in ["nsjail", "native"] {
+        let ran = world.build(&["--no-cache", "--timeout", "3s", "--sandbox-runtime", runtime]).ends_with(3);
+        ran.says("ready").says("given up after 3 s").says("--timeout");
+    }
+    world.build(&["--timeout", "soon"]).ends_with(2).says("--timeout");
+}

@@ -8,6 +8,10 @@ fn help_is_as_reviewed() {
     for (name, args) in [
         ("ktl", &["--help"][..]),
         ("ktl-build", &["build", "--help"]),
+        ("ktl-builder", &["builder", "--help"]),
+        ("ktl-dial-stdio", &["dial-stdio", "--help"]),
+        ("ktl-completion", &["completion", "--help"]),
+        ("ktl-man", &["man", "--help"]),
         ("ktl-sandbox", &["sandbox", "--help"]),
         ("ktl-sandbox-exec", &["sandbox", "exec", "--help"]),
         ("ktl-sandbox-probe", &["sandbox", "probe", "--help"]),

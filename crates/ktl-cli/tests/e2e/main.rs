@@ -2,6 +2,7 @@
 //!
 //! One binary, one daemon and one registry for all tests; what needs a daemon of its own (to kill it) starts one.
 
+mod container;
 mod context;
 mod exec;
 mod failures;
@@ -11,8 +12,10 @@ mod jail;
 mod kill;
 mod ktl;
 mod parity;
+mod private;
 mod results;
 mod sandbox;
+mod stdio;
 mod trust;
 mod user;
 mod wrappers;

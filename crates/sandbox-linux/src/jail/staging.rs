@@ -50,12 +50,7 @@ pub(crate) struct Staged {
 /// False for a root that may not handle mounts (a container without CAP_SYS_ADMIN, an old kernel): nsjail then binds the paths by
 /// itself, as for a plain user.
 pub(super) fn possible() -> bool {
-    // Recursive, because in a container single mounts may be locked to what is mounted below them.
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    // Kernels before 5.12 have the first call and lack the second.
-    rustix::mount::open_tree(rustix::fs::CWD, "/", flags)
-        .is_ok_and(|tree| sys::mount_setattr(tree.as_fd(), MountAttributes::default()).is_ok())
+    sys::may_handle_mounts()
 }
 
 /// Clones every source.

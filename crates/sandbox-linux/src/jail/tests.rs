@@ -87,7 +87,7 @@ fn refuses_mounts_that_would_touch_the_host() {
         ("mount { dst: \"/\" src: \"/etc\" is_bind: true }", "the first entry"),
         ("mount { dst: \"/a\" fstype: \"tmpfs\" } mount { dst: \"/\" fstype: \"tmpfs\" }", "the first entry"),
         ("mount { dst: \"/x\" src: \"etc\" is_bind: true }", "absolute path"),
-        ("mount { dst: \"/x\" src: \"/no/such\" is_bind: true }", "No such file"),
+        ("mount { dst: \"/x\" src: \"/no/such\" is_bind: true }", "mount[0]: /no/such"),
         (
             "mount { dst: \"/x\" prefix_src_env: \"HOME\" src: \"/d\" is_bind: true }",
             "prefix HOME is not set",
@@ -112,7 +112,10 @@ fn refuses_mounts_that_would_touch_the_host() {
     let mut wrong = bind(Path::new("/etc/passwd"), "/ws");
     wrong.is_dir = true;
     let over = Overrides { binds: vec![wrong], ..Overrides::default() };
-    assert!(settle("#", over).unwrap_err().to_string().contains("is not a directory"));
+    match settle("#", over).unwrap_err() {
+        JailError::Source { source, .. } => assert_eq!(source.to_string(), "is not a directory"),
+        other => panic!("{other}"),
+    }
 }
 
 #[test]

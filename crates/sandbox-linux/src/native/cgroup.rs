@@ -290,6 +290,53 @@ mod tests {
         assert!(wanted(&both.into_config()).is_err());
     }
 
+    /// Needs no controller, so it also works where version 1 has them all.
+    #[test]
+    fn a_real_group_of_version_2_is_joined_set_and_removed() {
+        let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+        let Some(mount) = mounts.into_iter().find(|mount| is_unified(mount)) else {
+            return eprintln!("skipped: no control groups of version 2 are mounted");
+        };
+        let parent = mount.join(format!("ktl-unit-{}", std::process::id()));
+        if let Err(error) = fs::create_dir(&parent) {
+            return eprintln!("skipped: {}: {error}", parent.display());
+        }
+        let controllers = fs::read_to_string(parent.join("cgroup.controllers")).unwrap();
+        let known = ["pids", "memory", "cpu", "hugetlb", "io", "cpuset"];
+        let group = Group {
+            parent: parent.clone(),
+            controllers: known
+                .into_iter()
+                .filter(|name| controllers.split_whitespace().any(|have| have == *name))
+                .collect(),
+            settings: vec![("cgroup.max.descendants", "0".to_owned())],
+            members: "cgroup.procs",
+        };
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let jail = contain::clone_into(0, || {
+            contain::close_copy(writer.as_fd());
+            rustix::io::read(&reader, &mut [0]).map_or(1, |_| 0)
+        })
+        .unwrap();
+        let groups =
+            Groups::keep(std::slice::from_ref(&group), jail.pid, jail.pidfd.as_fd()).unwrap().unwrap();
+        group.make(jail.pid).unwrap();
+        let own = group.directory(jail.pid);
+        let of_jail = fs::read_to_string(format!("/proc/{}/cgroup", jail.pid.as_raw_nonzero())).unwrap();
+        let end = own.strip_prefix(mount).unwrap().display().to_string();
+        assert!(of_jail.lines().any(|line| line.starts_with("0::/") && line.ends_with(&end)), "{of_jail}");
+        assert_eq!(fs::read_to_string(own.join("cgroup.max.descendants")).unwrap(), "0\n");
+        assert!(fs::create_dir(own.join("more")).is_err());
+        for controller in &group.controllers {
+            assert!(fs::read_to_string(own.join("cgroup.controllers")).unwrap().contains(controller));
+        }
+        drop((reader, writer));
+        rustix::process::waitpid(Some(jail.pid), WaitOptions::empty()).unwrap();
+        drop(groups);
+        assert!(!own.exists());
+        fs::remove_dir(&parent).unwrap();
+    }
+
     #[test]
     fn a_keeper_removes_what_its_parent_left() {
         let dir = tempfile::tempdir().unwrap();

@@ -29,7 +29,11 @@ pub(super) fn run(setup: &Setup) -> i32 {
     });
     match program {
         Ok(program) => match become_init(setup) {
-            Ok(()) => init::run(setup.status.as_fd(), program),
+            Ok(()) => {
+                // The program has its own; init's place is nobody's condition.
+                let _ = cpu::spread(&setup.cpus);
+                init::run(setup.status.as_fd(), program)
+            }
             // The end of a process namespace's first process is everybody's.
             Err(failure) => {
                 contain::send_signal(program, libc::SIGKILL);
@@ -49,8 +53,11 @@ fn contain_self(setup: &Setup) -> std::result::Result<(), Failure<'_>> {
     die_with_parent().map_err(Stage::Supervision.failed())?;
     contain::close_copy(setup.go_parent.as_fd());
     contain::block_signals().map_err(Stage::Supervision.failed())?;
+    // Out of the reach of the terminal's signals. The session is the program's to make: each new one is another
+    // party to the scheduler's shares, and has to wait for its first. A program that keeps the caller's stays in its
+    // group as well, and init leaves that later.
     if !setup.keep_session {
-        rustix::process::setsid().map_err(Stage::Session.failed())?;
+        rustix::process::setpgid(None, None).map_err(Stage::Session.failed())?;
     }
     if let Some(name) = &setup.hostname {
         net::set_host_name(name).map_err(Stage::Hostname.failed())?;
@@ -87,9 +94,6 @@ fn contain_self(setup: &Setup) -> std::result::Result<(), Failure<'_>> {
         kept => caps::keep(kept),
     }
     .map_err(Stage::Capabilities.failed())?;
-    if let Some(cpus) = &setup.cpus {
-        rustix::thread::sched_setaffinity(None, cpus).map_err(Stage::Processors.failed())?;
-    }
     cpu::set_priority(setup.nice).map_err(Stage::Priority.failed())?;
     // Init runs without the filter, so the program, which has the same id, must not be able to trace it. An exec
     // makes the program dumpable again.
@@ -161,6 +165,7 @@ fn become_program(setup: &Setup) -> std::result::Result<std::convert::Infallible
         contain::forbid_tsc().map_err(Stage::Counter.failed())?;
     }
     contain::reset_signals(&setup.mask).map_err(Stage::Signals.failed())?;
+    cpu::spread(&setup.cpus).map_err(Stage::Processors.failed())?;
     tell_start(setup.status.as_fd());
     landlock::restrict(rules.as_ref()).map_err(Stage::Landlock.failed())?;
     if let Some(filter) = &setup.filter {

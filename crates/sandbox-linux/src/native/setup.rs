@@ -36,7 +36,8 @@ pub(super) struct Setup {
     pub ids: Ids,
     pub tree: MountTree,
     pub cwd: CString,
-    pub cpus: Option<CpuSet>,
+    /// Where the jail's processes may run, once it is set up.
+    pub cpus: CpuSet,
     pub nice: i32,
     /// Programs start in a time namespace of their own.
     pub own_time: bool,

@@ -7,6 +7,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
+use super::cpu::OneProcessor;
 use super::setup::{Ends, Setup};
 use super::stage::Stage;
 use super::watch::{NativeWatch, hints, line, text_of};
@@ -74,6 +75,7 @@ fn start(
         let hint = hints(jail.by_root(), &[line(Level::Error, &text)]);
         NativeError::Start { stage: stage.name().to_owned(), source, hint }
     };
+    let one_processor = OneProcessor::stay();
     let cloned = contain::clone_into(namespaces(jail.config()), || child::run(setup))
         .map_err(|error| failed(Stage::Namespaces, error.into()))?;
     let mut groups = None;
@@ -92,7 +94,9 @@ fn start(
         rustix::io::write(&setup.go_parent, &[1]).map_err(|error| maps(error.into()))?;
         Ok(())
     };
-    match ready() {
+    let made = ready();
+    drop(one_processor);
+    match made {
         Ok(()) => Ok((cloned, groups)),
         // The groups go after the child.
         Err((stage, error)) => {

@@ -92,7 +92,8 @@ impl Watch for NativeWatch {
     }
 
     fn reports(&self) -> Option<BorrowedFd<'_>> {
-        (!self.closed).then(|| self.status.as_fd())
+        // After the start comes only the end, which is read when init has ended as well: one wake-up for both.
+        (!self.closed && !self.started).then(|| self.status.as_fd())
     }
 
     fn deadline(&self) -> Option<Instant> {

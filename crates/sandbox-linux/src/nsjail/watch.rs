@@ -210,6 +210,9 @@ impl Watch for NsjailWatch {
     fn finish(&mut self, killed: bool, on_log: &mut dyn FnMut(&LogLine)) -> Outcome {
         let status = self.child.wait().unwrap_or_default();
         self.reaped = true;
+        if status.signal().is_some() {
+            self.work_dirs.killed();
+        }
         // If nsjail itself was killed, the kernel is still ending its guest.
         for init in &self.inits {
             wait_for(init.as_fd(), Duration::from_secs(5));
@@ -229,7 +232,9 @@ impl Watch for NsjailWatch {
     fn abandon(&mut self) {
         if !self.reaped {
             self.kill();
-            let _ = self.child.wait();
+            if self.child.wait().is_ok_and(|status| status.signal().is_some()) {
+                self.work_dirs.killed();
+            }
             self.reaped = true;
         }
     }

@@ -6,7 +6,9 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sandbox_linux::{Builtin, Outcome, Policy, Runtime, take_fd};
 
 use crate::rig::{REPORT, Rig, bind, is_root};
@@ -112,6 +114,72 @@ pub fn connect(name: &str) {
     match UnixStream::connect_addr(&address) {
         Ok(_) => writeln!(report, "connected").unwrap(),
         Err(error) => writeln!(report, "{:?}", error.kind()).unwrap(),
+    }
+}
+
+/// Somebody who may write in a bound tree swaps the place of another mount for a link that leads out, again and again,
+/// while jails are started. The mount comes to its place or the start fails.
+#[test]
+pub fn a_swapped_destination_leads_nowhere() {
+    for rig in Rig::each() {
+        let [tree, outside, inner] = ["tree", "outside", "inner"].map(|name| rig.path(name));
+        for dir in [&tree, &outside, &inner, &tree.join("have")] {
+            fs::create_dir(dir).unwrap();
+        }
+        std::os::unix::fs::symlink(&outside, tree.join("link")).unwrap();
+        let swap = || {
+            let (have, link) = (tree.join("have"), tree.join("link"));
+            renameat_with(CWD, have, CWD, link, RenameFlags::EXCHANGE).unwrap();
+        };
+        let (mut came, mut failed, mut misled) = (0, 0, 0);
+        for _ in 0..400 {
+            if came >= 5 && failed >= 5 {
+                break;
+            }
+            // A jail is settled on a place that is as it should be.
+            if tree.join("have").is_symlink() {
+                swap();
+            }
+            let mut overrides = rig.overrides();
+            overrides.binds.extend([bind(&tree, "/tree"), bind(&inner, "/tree/have")]);
+            let jail = rig.jail(Policy::builtin(Builtin::Ci), overrides);
+            let over = AtomicBool::new(false);
+            let run = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        swap();
+                        std::thread::yield_now();
+                    }
+                });
+                let run = rig.shell(&jail, "/ktl-bin/busybox cat /proc/self/mountinfo >&10");
+                over.store(true, Ordering::Relaxed);
+                run
+            });
+            match run.outcome {
+                // The directory has another name by now, perhaps, but it is where it was.
+                Outcome::Exited(0) => {
+                    let places: Vec<&str> = run
+                        .report
+                        .lines()
+                        .map(|line| line.split(' ').collect::<Vec<_>>())
+                        .filter(|fields| fields[3].ends_with("/inner"))
+                        .map(|fields| fields[4])
+                        .collect();
+                    match places[..] {
+                        ["/tree/have" | "/tree/link"] => came += 1,
+                        _ => misled += 1,
+                    }
+                }
+                Outcome::JailFailed { .. } => failed += 1,
+                _ => panic!("{run:#?}"),
+            }
+            assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        }
+        eprintln!("{}: mounted {came} times, refused {failed}, led astray {misled}", rig.runtime);
+        if rig.runtime == Runtime::Native {
+            assert!(came > 0 && failed > 0, "the race was never on: {came} {failed}");
+            assert_eq!(misled, 0);
+        }
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use sandbox_linux::{Builtin, NativeError, Outcome, Policy, Runtime, RuntimeError};
@@ -212,50 +210,6 @@ fn the_course_is_the_policys() {
     assert_eq!(run.report, "77\na-b\n3\n", "{run:#?}");
 }
 
-/// Version 1, where this host has the controllers; the parent group is the administrator's.
-#[test]
-fn control_groups_limit_and_go() {
-    let Some(rig) = rig().filter(|_| is_root()) else { return };
-    let parent = format!("ktl-test-{}", std::process::id());
-    let made: Vec<PathBuf> = ["memory", "pids", "cpu"]
-        .iter()
-        .map(|controller| Path::new("/sys/fs/cgroup").join(controller).join(&parent))
-        .filter(|path| fs::create_dir(path).is_ok())
-        .collect();
-    let usable = made.len() == 3 && made.iter().all(|path| path.join("tasks").exists());
-    if usable {
-        let text = format!(
-            "cgroup_pids_max: 3 cgroup_pids_parent: \"{parent}\" cgroup_mem_max: 33554432 \
-             cgroup_mem_parent: \"{parent}\" cgroup_cpu_ms_per_sec: 500 cgroup_cpu_parent: \"{parent}\""
-        );
-        // The shell and two more, no third; and a file system in memory counts.
-        let script = "b=/ktl-bin/busybox; $b sleep 5 & $b sleep 5 & $b true 2>&10; echo $? >&10; kill %1 %2; \
-                      $b dd if=/dev/zero of=/tmp/x bs=1M count=64 2>/dev/null; echo $? >&10";
-        let text = format!(
-            "{text} mount {{ dst: \"/tmp\" fstype: \"tmpfs\" rw: true }} \
-             mount {{ src: \"/dev/zero\" dst: \"/dev/zero\" is_bind: true rw: true }} \
-             mount {{ src: \"/dev/null\" dst: \"/dev/null\" is_bind: true rw: true }}"
-        );
-        let run = rig.shell(&rig.jail(parse(&text), rig.overrides()), script);
-        assert!(run.report.contains("fork: Resource temporarily unavailable"), "{run:#?}");
-        assert!(!run.report.ends_with("\n0\n"), "{run:#?}");
-        for path in &made {
-            let left = fs::read_dir(path).unwrap().filter(|e| e.as_ref().unwrap().path().is_dir()).count();
-            assert_eq!(left, 0, "{}", path.display());
-        }
-        let missing = rig.jail(parse("cgroup_pids_max: 3 cgroup_pids_parent: \"ktl/none\""), rig.overrides());
-        let error = run_with(&rig.runtime, &missing, "/ktl-bin/busybox", &["true"]).unwrap_err();
-        let RuntimeError::Native(NativeError::Start { stage, hint, .. }) = error else { panic!("{error}") };
-        assert_eq!(stage, "control groups");
-        assert!(hint[0].contains("cgroup_ fields"), "{hint:?}");
-    } else {
-        eprintln!("skipped: no control groups of version 1");
-    }
-    for path in made {
-        fs::remove_dir(path).unwrap();
-    }
-}
-
 #[test]
 fn a_violation_kills_by_sigsys() {
     let Some(rig) = rig() else { return };
@@ -263,60 +217,6 @@ fn a_violation_kills_by_sigsys() {
         rig.jail(parse("seccomp_string: \"KILL_PROCESS { mkdir, mkdirat } DEFAULT ALLOW\""), rig.overrides());
     let run = rig.run(&jail, "/ktl-bin/busybox", &["mkdir", "/tmp"]);
     assert_eq!(run.outcome, Outcome::Signaled(31), "{run:#?}");
-}
-
-/// A supervisor that is killed at any moment of the start takes everything along.
-#[test]
-fn a_killed_start_leaves_no_process() {
-    if let Some(own) = role().filter(|role| role.to_string_lossy().starts_with("starter ")) {
-        let rig = rig().unwrap();
-        loop {
-            let mut overrides = rig.overrides();
-            overrides.env[0].1 = own.to_string_lossy().into_owned();
-            // Where init is killed before it has its ids, the start fails.
-            let _ = run_with(&rig.runtime, &rig.jail(parse("#"), overrides), "/ktl-bin/busybox", &["true"]);
-        }
-    }
-    let dir = tempfile::tempdir().unwrap();
-    for round in 0..40_u32 {
-        let own = format!("starter {} {round}", std::process::id());
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "native::a_killed_start_leaves_no_process", "--nocapture", "--test-threads=1"])
-            .env("KTL_TEST_ROLE", &own)
-            .env("TMPDIR", dir.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(u64::from(40 + round * 7 % 50)));
-        // Every other time a process of the jail goes first, be it init or the program.
-        if round % 2 == 1 {
-            let supervisor = format!("/proc/{}", child.id());
-            let first = with_role(&own, &supervisor).and_then(|path| path.rsplit('/').next()?.parse().ok());
-            if let Some(pid) = first {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
-            }
-        }
-        child.kill().unwrap();
-        assert_eq!(child.wait().unwrap().signal(), Some(9));
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while let Some(left) = with_role(&own, "") {
-            assert!(std::time::Instant::now() < end, "process {left} is still there");
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-    }
-}
-
-/// A process with this role, but not this one. A plain user does not see the environment of a jail's init, but its program's.
-fn with_role(role: &str, but: &str) -> Option<String> {
-    let text = format!("KTL_TEST_ROLE={role}\0");
-    fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let environ = fs::read(entry.path().join("environ")).ok()?;
-        if entry.path() == Path::new(but) {
-            return None;
-        }
-        let found = environ.windows(text.len()).any(|window| window == text.as_bytes());
-        found.then(|| entry.path().display().to_string())
-    })
 }
 
 /// Called for the plain user by its suite.
@@ -330,5 +230,4 @@ pub fn checks() {
     nothing_is_made_in_a_bound_tree();
     the_course_is_the_policys();
     a_violation_kills_by_sigsys();
-    a_killed_start_leaves_no_process();
 }

@@ -52,9 +52,11 @@ fn checks() {
     }
     if role().is_none_or(|role| role != "groups") {
         crate::native::checks();
+        Rig::each().iter().for_each(|rig| crate::killed::moments(rig, 20));
         crate::views::compare();
         crate::escapes::attempts();
         crate::escapes::a_shared_network_is_not_the_hosts_sockets();
+        crate::escapes::a_swapped_destination_leads_nowhere();
     }
     let after = traces();
     let new: Vec<_> = after.iter().filter(|trace| !before.contains(trace)).collect();

@@ -120,6 +120,14 @@ impl Rig {
         }
     }
 
+    /// Everything in the directory.
+    pub fn listing(&self) -> Vec<PathBuf> {
+        let mut found: Vec<PathBuf> =
+            fs::read_dir(self.dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        found.sort();
+        found
+    }
+
     /// Processes of a jail with one guest; the native one has an init besides.
     pub fn processes(&self) -> usize {
         if self.runtime == Runtime::Native { 2 } else { 1 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::super::stat::{MODE_DIR, MODE_NAMED_PIPE, MODE_SYMLINK};
-use super::super::{Selection, with_causes};
+use super::super::{Selection, fence, with_causes};
 use super::*;
 use crate::session::host::{Access, Opener};
 
@@ -219,4 +219,81 @@ proptest! {
             .collect();
         prop_assert!(keys.is_sorted() && !keys.is_empty());
     }
+}
+
+#[test]
+fn a_fence_holds_whatever_is_asked_for() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    for dir in ["docker", "keys/public", "src"] {
+        std::fs::create_dir_all(at(dir)).unwrap();
+    }
+    for (file, text) in [
+        ("docker/real", "FROM scratch"),
+        ("keys/id", "secret"),
+        ("keys/public/id.pub", ""),
+        ("src/main.go", ""),
+        ("src/.env", "secret"),
+        ("docker/ignore", "# secrets\nkeys\n!keys/public\n**/.env\n.dockerignore\ndocker\n"),
+    ] {
+        std::fs::write(at(file), text).unwrap();
+    }
+    symlink("docker/real", at("Dockerfile")).unwrap();
+    symlink("docker/ignore", at(".dockerignore")).unwrap();
+    let everything = Selection::default();
+    let locals = ["context", "dockerfile", "named"]
+        .map(|name| (name.to_owned(), LocalDir::open(name, root.path()).unwrap()));
+    let fenced = fence(locals.into(), "Dockerfile").unwrap();
+    let asked = |name: &str, selection: &Selection| {
+        let listed = list(&fenced[name], selection).unwrap();
+        let paths = listed.iter().map(|entry| String::from_utf8_lossy(&entry.path).into_owned());
+        paths.collect::<Vec<_>>().join(" ")
+    };
+    let unfenced = words(root.path(), &everything);
+    assert!(unfenced.contains("keys/id") && unfenced.contains("src/.env"), "{unfenced}");
+
+    let context =
+        ".dockerignore Dockerfile docker docker/ignore keys keys/public keys/public/id.pub src src/main.go";
+    assert_eq!(asked("context", &everything), context);
+    assert_eq!(asked("named", &everything), context);
+    assert_eq!(asked("dockerfile", &everything), "Dockerfile docker docker/real");
+    // What an honest frontend asks for is what it gets.
+    let select = |include: &[&str], exclude: &[&str], follow: &[&str]| Selection {
+        include: strings(include),
+        exclude: strings(exclude),
+        followpaths: strings(follow),
+    };
+    let names = ["Dockerfile", "Dockerfile.dockerignore", "dockerfile"];
+    assert_eq!(asked("dockerfile", &select(&[], &[], &names)), "Dockerfile docker docker/real");
+    assert_eq!(asked("context", &select(&[], &[], &[".dockerignore"])), ".dockerignore docker docker/ignore");
+    let honest = ["keys", "!keys/public", "**/.env", ".dockerignore", "docker"];
+    assert_eq!(
+        asked("context", &select(&[], &honest, &[])),
+        "Dockerfile keys keys/public keys/public/id.pub src src/main.go"
+    );
+    // And a hostile one no more, however it asks.
+    for selection in [
+        select(&["keys/id", "src/.env"], &[], &[]),
+        select(&[], &["!keys/id", "!**/.env"], &["keys/id"]),
+        select(&["**"], &["nothing"], &[]),
+    ] {
+        let got = asked("context", &selection);
+        assert!(!got.contains("keys/id") && !got.contains(".env"), "{selection:?}: {got}");
+    }
+    assert_eq!(asked("dockerfile", &select(&["src"], &[], &["src/main.go"])), "");
+}
+
+#[test]
+fn the_dockerfile_has_an_ignore_file_of_its_own() {
+    let root = tempfile::tempdir().unwrap();
+    for (file, text) in [("a", ""), ("b", ""), (".dockerignore", "a"), ("x.dockerignore", "b"), ("x", "")] {
+        std::fs::write(root.path().join(file), text).unwrap();
+    }
+    let open = |name: &str| (name.to_owned(), LocalDir::open(name, root.path()).unwrap());
+    let fenced = fence([open("context"), open("dockerfile")].into(), "x").unwrap();
+    let listed = list(&fenced["context"], &Selection::default()).unwrap();
+    let paths: Vec<_> = listed.iter().map(|entry| String::from_utf8_lossy(&entry.path)).collect();
+    assert_eq!(paths, [".dockerignore", "a", "x", "x.dockerignore"]);
+    std::fs::write(root.path().join("x.dockerignore"), "x".repeat(2 << 20)).unwrap();
+    assert!(fence([open("context"), open("dockerfile")].into(), "x").is_err(), "too large to be honoured");
 }

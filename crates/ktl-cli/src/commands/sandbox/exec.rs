@@ -25,6 +25,7 @@ use crate::guest::fd;
 use crate::launch;
 use crate::outputs::staging_name;
 use crate::plan::{self, ExecPlan, Facts, SandboxPlan, guest_path};
+use crate::private::{Lock, Network, start};
 use crate::runtime;
 use crate::tidy::Tidier;
 use crate::tls::TlsFiles;
@@ -106,7 +107,7 @@ pub fn run(args: &ExecArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let program = errand.add_to(&mut programs)?;
     add_companions(&mut programs, &errand, args, env, &ui)?;
 
-    let (builder, tls) = find_builder(args, env, &ui)?;
+    let (builder, tls, _lease) = find_builder(args, env, &ui)?;
     let brought = Brought {
         door: builder.is_some(),
         gate: engine.is_some(),
@@ -259,28 +260,28 @@ fn add_companions(
     }
 }
 
+/// A builder, what TLS with it needs, and the lease on a private one.
+type Found = (Option<Candidate>, Option<TlsFiles>, Option<Lock>);
+
 /// The builder that answers, as for a build. One that nobody named may be missing.
-fn find_builder(
-    args: &ExecArgs,
-    env: &Env,
-    ui: &Ui,
-) -> Result<(Option<Candidate>, Option<TlsFiles>), Failure> {
+fn find_builder(args: &ExecArgs, env: &Env, ui: &Ui) -> Result<Found, Failure> {
     if args.builder.builder.as_deref() == Some("none") {
-        return Ok((None, None));
+        return Ok((None, None, None));
     }
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
     let candidates = builder::candidates(&args.builder, env)?;
+    let (candidates, lease) = start::ensure(candidates, &args.builder.private, Network::Host, env, ui)?;
     match dial::dial(&candidates, tls.as_ref(), ui) {
         Ok(connection) => {
             let found = candidates.into_iter().find(|candidate| candidate.address == connection.address);
-            Ok((found, tls))
+            Ok((found, tls, lease))
         }
         Err(failure) if candidates.iter().any(|candidate| candidate.demanded) => Err(failure),
         Err(_) => {
             ui.note(format_args!(
                 "[builder] none was found, so the program gets none; --builder names one, -v tells where ktl looked"
             ));
-            Ok((None, None))
+            Ok((None, None, None))
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::dial::{self, Connection};
 use crate::env::Env;
 use crate::failure::Failure;
 use crate::look::Introduced;
+use crate::private::{Network, start};
 use crate::tls::{Relay, TlsFiles};
 use crate::ui::Ui;
 
@@ -32,6 +33,14 @@ pub(super) struct Reached {
 pub(super) fn reach(flags: &BuilderFlags, env: &Env, ui: &Ui) -> Result<Reached, Failure> {
     let tls = TlsFiles::from_flags(flags).map_err(Failure::usage)?;
     let candidates = builder::candidates(flags, env)?;
+    let private = candidates.iter().any(|candidate| matches!(candidate.address, Address::Jail(_)));
+    let (candidates, _lease) = match start::ensure(candidates, &flags.private, Network::Host, env, ui) {
+        Ok(started) => started,
+        Err(failure) => {
+            let checks = vec![Check::failure(About::Builder, "builder", failure)];
+            return Ok(Reached { checks, connection: None });
+        }
+    };
     let Connection { stream, relay, address } = match dial::dial(&candidates, tls.as_ref(), ui) {
         Ok(connection) => connection,
         Err(failure) => {
@@ -42,13 +51,20 @@ pub(super) fn reach(flags: &BuilderFlags, env: &Env, ui: &Ui) -> Result<Reached,
     let named_by =
         candidates.iter().find(|c| c.address == address).map_or("an earlier answer", |c| c.named_by);
     let found = format!("connected to {address}, named by {named_by}");
-    let checks = vec![Check::ok(About::Builder, "builder", found), trust(&address, tls.is_some())];
+    let trust = if private {
+        Check::ok(About::Builder, TRUST, "ktl runs it itself, in a jail of its own")
+    } else {
+        trust(&address, tls.is_some())
+    };
+    let checks = vec![Check::ok(About::Builder, "builder", found), trust];
     Ok(Reached { checks, connection: Some(Opened { stream, relay }) })
 }
 
+const TRUST: &str = "builder's trust";
+
 /// Who else can use the builder, or pretend to be it.
 fn trust(address: &Address, tls: bool) -> Check {
-    let name = "builder's trust";
+    let name = TRUST;
     match address {
         Address::Tcp { .. } if tls => {
             Check::ok(About::Builder, name, "TLS, and its certificate was verified in the handshake")
@@ -60,6 +76,7 @@ fn trust(address: &Address, tls: bool) -> Check {
             "Give the builder a certificate (buildkitd --tlscert, --tlskey, --tlscacert) and name it with --tlscacert, --tlscert and --tlskey.",
         ),
         Address::Unix(path) => socket(name, path),
+        Address::Jail(_) => Check::warn(About::Builder, name, "is not started", "Name it with --builder."),
     }
 }
 

@@ -1,0 +1,54 @@
+//! `ktl dial-stdio`: a connection to the builder over this process's standard streams.
+//!
+//! Whoever reaches this machine by a program alone (ssh, `docker exec`) gets the builder's socket through it. Nothing is
+//! read of what passes: the caller at the other end is the client. Follows moby/buildkit `cmd/buildctl/dialstdio.go`: when
+//! the builder ends, so does this, also while somebody still holds stdin open.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::net::Shutdown;
+
+use crate::builder;
+use crate::cli::DialStdioArgs;
+use crate::dial;
+use crate::env::Env;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::private::{Network, start};
+use crate::tls::TlsFiles;
+use crate::ui::Ui;
+
+pub fn run(args: &DialStdioArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
+    let ui = Ui { verbose: verbose > 0, quiet: false };
+    let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
+    let candidates = builder::candidates(&args.builder, env)?;
+    let (candidates, _lease) = start::ensure(candidates, &args.builder.private, Network::Host, env, &ui)?;
+    let connection = dial::dial(&candidates, tls.as_ref(), &ui)?;
+    let lost = |what: &'static str| {
+        move |error: io::Error| Failure::new(Exit::Builder, format!("failed to {what}: {error}"))
+    };
+    if let Some(relay) = connection.relay {
+        std::thread::spawn(move || drop(relay.run()));
+    }
+    let builder = connection.stream;
+    let requests = builder.try_clone().map_err(lost("duplicate the connection"))?;
+    let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(lost("read stdin"))?;
+    std::thread::spawn(move || {
+        let mut builder = File::from(requests);
+        // What went wrong shows on the other way as well.
+        let _ = io::copy(&mut File::from(stdin), &mut builder);
+        let _ = rustix::net::shutdown(&builder, Shutdown::Write);
+    });
+    // Not `io::Stdout`, which keeps back what does not end in a line break.
+    let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(lost("write to stdout"))?;
+    match io::copy(&mut File::from(builder), &mut File::from(stdout)) {
+        Ok(_) => Ok(Exit::Ok),
+        // Either side hung up in the middle of something, which is theirs to complain about.
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            Ok(Exit::Ok)
+        }
+        Err(error) => Err(lost("pass on what the builder sends")(error)),
+    }
+}

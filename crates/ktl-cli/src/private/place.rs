@@ -1,0 +1,179 @@
+//! Where a private daemon's state lies, and what is in it.
+//!
+//! `STATE/daemons/NAME/NETWORK/` holds `state` (the daemon's own: cache, snapshots, images), `run` (its sockets), `log`,
+//! `daemon.json` (the [`Record`](super::Record) of the one that runs), `ids`, and the locks. Daemons with different names or
+//! networks share nothing: what an untrusted build leaves behind feeds no other.
+
+use std::fmt;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::env::Env;
+use crate::failure::Failure;
+
+/// The kernel's limit for a socket's path, without the NUL.
+const SOCKET_PATH: usize = 107;
+
+/// What RUN steps of a private daemon can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// A network namespace without any way out, for the daemon and its steps.
+    None,
+    /// The host's.
+    Host,
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Network::None => "none",
+            Network::Host => "host",
+        })
+    }
+}
+
+/// One daemon's directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub name: String,
+    pub network: Network,
+    dir: PathBuf,
+}
+
+impl Place {
+    /// The place of `name`, whether or not anything is there yet.
+    pub fn of(name: &str, network: Network, env: &Env) -> Result<Place, Failure> {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+        if name.is_empty() || name.len() > 32 || !name.chars().all(good) {
+            return Err(Failure::usage(format!("`{name}` is no name for a private builder"))
+                .hint("Use 1 to 32 of a-z, 0-9, - and _."));
+        }
+        let dir = root(env)?.join(name).join(network.to_string());
+        let place = Place { name: name.to_owned(), network, dir };
+        let length = place.socket().as_os_str().len();
+        if length > SOCKET_PATH {
+            return Err(Failure::usage(format!(
+                "the path of the private builder's socket is {length} bytes long, and the kernel takes {SOCKET_PATH}: {}",
+                place.socket().display()
+            ))
+            .hint("Set KTL_STATE_DIR to a directory with a shorter path."));
+        }
+        Ok(place)
+    }
+
+    /// Every place that exists, by name and network.
+    pub fn all(env: &Env) -> Result<Vec<Place>, Failure> {
+        let mut found = Vec::new();
+        let names = |dir: &Path| -> Vec<String> {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            let mut names: Vec<_> =
+                entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+            names.sort();
+            names
+        };
+        let root = root(env)?;
+        for name in names(&root) {
+            for network in [Network::None, Network::Host] {
+                if root.join(&name).join(network.to_string()).is_dir() {
+                    found.push(Place::of(&name, network, env)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes what is missing of it.
+    pub fn make(&self) -> std::io::Result<()> {
+        for dir in [self.state(), self.sockets()] {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        Ok(())
+    }
+
+    pub fn exists(&self) -> bool {
+        self.dir.is_dir()
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    pub fn sockets(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.sockets().join("buildkitd.sock")
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    pub fn record(&self) -> PathBuf {
+        self.dir.join("daemon.json")
+    }
+
+    /// Start of the range of host ids, where root starts the daemon.
+    pub fn ids(&self) -> PathBuf {
+        self.dir.join("ids")
+    }
+
+    /// Held, shared, by each command that uses the daemon.
+    pub fn lease(&self) -> PathBuf {
+        self.dir.join("lease")
+    }
+
+    /// Held by whoever is about to start or stop it.
+    pub fn start_lock(&self) -> PathBuf {
+        self.dir.join("start.lock")
+    }
+
+    /// Held by the supervisor.
+    pub fn run_lock(&self) -> PathBuf {
+        self.dir.join("run.lock")
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "jail://{} (network {})", self.name, self.network)
+    }
+}
+
+fn root(env: &Env) -> Result<PathBuf, Failure> {
+    env.state_dir().map(|dir| dir.join("daemons")).ok_or_else(|| {
+        Failure::usage(
+            "nowhere to keep a private builder: neither KTL_STATE_DIR, XDG_STATE_HOME nor HOME is set",
+        )
+        .hint("Set KTL_STATE_DIR to a directory of yours.")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_names_and_places_are_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Env::of(&[("KTL_STATE_DIR", dir.path().to_str().unwrap())]);
+        for wrong in ["", "..", "a/b", "A", "a b", &"x".repeat(33)] {
+            assert_eq!(Place::of(wrong, Network::None, &env).unwrap_err().exit.code(), 2, "{wrong}");
+        }
+        let place = Place::of("default", Network::Host, &env).unwrap();
+        assert!(!place.exists() && Place::all(&env).unwrap().is_empty());
+        place.make().unwrap();
+        assert_eq!(Place::all(&env).unwrap(), [place]);
+        let long = Env::of(&[("KTL_STATE_DIR", &format!("/{}", "x".repeat(90)))]);
+        assert!(Place::of("default", Network::None, &long).unwrap_err().title.contains("107"));
+    }
+}

@@ -1,0 +1,48 @@
+//! The policy of a private daemon: sandbox/daemon.cfg, and what differs from host to host.
+
+use sandbox_linux::{Policy, PolicyError};
+
+use super::Network;
+use super::ids::Ids;
+
+const TEXT: &str = include_str!("../../../../sandbox/daemon.cfg");
+
+/// What a daemon with the host's network needs besides. The kernel gives no fresh `/sys` to somebody else's network.
+const HOST_NETWORK: &str = r#"
+clone_newnet: false
+mount { src: "/sys" dst: "/sys" is_bind: true nosuid: true nodev: true noexec: true }
+mount { src: "/etc/resolv.conf" dst: "/etc/resolv.conf" is_bind: true mandatory: false }
+mount { src: "/etc/hosts" dst: "/etc/hosts" is_bind: true mandatory: false }
+mount { src: "/etc/ssl/certs" dst: "/etc/ssl/certs" is_bind: true mandatory: false }
+"#;
+const OWN_NETWORK: &str = r#"
+clone_newnet: true
+mount { dst: "/sys" fstype: "sysfs" nosuid: true nodev: true noexec: true }
+"#;
+/// The daemon's own branch of the hierarchy; runc refuses to start a container without one.
+const CGROUP: &str = r#"
+mount { dst: "/sys/fs/cgroup" fstype: "cgroup2" rw: true nosuid: true nodev: true noexec: true }
+"#;
+
+pub fn of(network: Network, ids: &Ids) -> Result<Policy, PolicyError> {
+    let view = match network {
+        Network::None => OWN_NETWORK,
+        Network::Host => HOST_NETWORK,
+    };
+    Policy::parse("ktl-daemon", format!("{TEXT}{view}{CGROUP}{}", ids.policy()).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_networks_parse() {
+        let ids = Ids { uids: vec![(0, 7, 1), (1, 100_000, 65_535)], gids: vec![(0, 7, 1)], by_helper: true };
+        for (network, own) in [(Network::None, true), (Network::Host, false)] {
+            let json = of(network, &ids).unwrap().to_json();
+            let field = |camel: &str, snake: &str| json.get(camel).or_else(|| json.get(snake)).cloned();
+            assert_eq!(field("cloneNewnet", "clone_newnet"), Some(own.into()), "{network}");
+        }
+    }
+}

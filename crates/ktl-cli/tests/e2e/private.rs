@@ -1,0 +1,187 @@
+//! Private builders: a buildkitd that ktl runs in a jail of its own.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::ktl::{PARTS, Ran, World, is_root};
+
+/// A busybox of the context's own: a private builder pulls no base image here.
+const BUSYBOX: &str =
+    "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";
+
+/// A world whose private builders end with it.
+struct Private(World);
+
+impl Private {
+    fn new(steps: &str) -> Private {
+        let world = World::with_dockerfile(&format!("{BUSYBOX}{steps}"));
+        std::fs::copy(xtask::tools::busybox().unwrap(), world.path("ctx/busybox")).unwrap();
+        Private(world)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.0.command();
+        let mut path = String::new();
+        for tool in [xtask::tools::buildkitd(), xtask::tools::runc()] {
+            path += &format!("{}:", tool.unwrap().parent().unwrap().display());
+        }
+        command.env("PATH", path + "/usr/sbin:/usr/bin:/sbin:/bin").env("KTL_STATE_DIR", self.0.path("s"));
+        command
+    }
+
+    fn build(&self, args: &[&str]) -> Ran {
+        let mut command = self.command();
+        self.0.run(command.args(["build", "ctx", "--progress=plain"]).args(args))
+    }
+
+    fn builder(&self, args: &[&str]) -> Ran {
+        let mut command = self.command();
+        self.0.run(command.arg("builder").args(args))
+    }
+
+    /// Process ids of the supervisors that run.
+    fn supervisors(&self) -> Vec<i32> {
+        let listed: serde_json::Value =
+            serde_json::from_str(&self.builder(&["ls", "--json"]).ok().stdout).unwrap();
+        let pids = listed.as_array().unwrap().iter().filter_map(|builder| builder["running"]["pid"].as_i64());
+        pids.map(|pid| i32::try_from(pid).unwrap()).collect()
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        let _ = self.command().args(["builder", "stop"]).output();
+    }
+}
+
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < until, "still waiting until {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_step_reaches_nothing_of_the_host() {
+    if !is_root("a_step_reaches_nothing_of_the_host") {
+        return;
+    }
+    let loopback = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = loopback.local_addr().unwrap().port();
+    // Whoever connects is hung up on.
+    std::thread::spawn(move || while loopback.accept().is_ok() {});
+    let name = format!("ktl-canary-{}", std::process::id());
+    let _abstract = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let steps = format!(
+        "RUN nc -w 2 127.0.0.1 {port} </dev/null && echo 'LOOPBACK reached' || echo 'loopback not reached'\n\
+         RUN grep -c {name} /proc/net/unix | sed 's/^/abstract sockets: /'\n\
+         RUN touch /x && chown 33:65535 /x && echo owner $(stat -c %u:%g /x)\n"
+    );
+    let private = Private::new(&steps);
+    // The control: on a plain daemon the same steps find both.
+    let mut plain = private.command();
+    let plain = private.0.run(plain.args(["build", "ctx", "--progress=plain", "--no-cache"])).ok();
+    let plain = plain.says("LOOPBACK reached").says("abstract sockets: 1");
+    drop(plain);
+    for runtime in ["native", "nsjail"] {
+        let name = format!("jail://{runtime}");
+        let mut command = private.command();
+        command.env("KTL_SANDBOX_RUNTIME", runtime);
+        command.args(["build", "ctx", "--progress=plain", "--hermetic", "--builder", &name]);
+        private
+            .0
+            .run(&mut command)
+            .ok()
+            .says("loopback not reached")
+            .says("abstract sockets: 0")
+            .says("owner 33:65535");
+    }
+    // What it keeps belongs to ids that own nothing else, and another daemon's are others.
+    let owner = |name: &str| {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(private.0.path(format!("s/daemons/{name}/none/state"))).unwrap().uid()
+    };
+    assert!(owner("native") >= 0x7100_0000 && owner("native") != owner("nsjail"));
+}
+
+#[test]
+fn one_daemon_serves_all_and_names_share_nothing() {
+    if !is_root("one_daemon_serves_all_and_names_share_nothing") {
+        return;
+    }
+    let private = Private::new("RUN echo made\n");
+    std::thread::scope(|scope| {
+        for _ in 0..5 {
+            scope.spawn(|| private.build(&["--builder", "jail://", "--hermetic"]).ok());
+        }
+    });
+    assert_eq!(private.supervisors().len(), 1);
+    private.build(&["--builder", "jail://default", "--hermetic"]).ok().says("CACHED");
+    private.build(&["--builder", "jail://other", "--hermetic"]).ok().says_not("CACHED");
+    private.build(&["--builder", "jail://default"]).ok().says_not("CACHED");
+    assert_eq!(private.supervisors().len(), 3, "two names, and one of them with two networks");
+
+    private.builder(&["logs", "other"]).ok();
+    private.builder(&["stop", "other"]).ok().says("stopped jail://other");
+    assert_eq!(private.supervisors().len(), 2);
+    // What was stopped keeps its cache.
+    private.build(&["--builder", "jail://other", "--hermetic"]).ok().says("CACHED");
+    private.builder(&["rm", "other"]).ok().says("removed jail://other");
+    assert!(!private.0.path("s/daemons/other").exists());
+    private.builder(&["rm", "other"]).ends_with(2).says("no private builder");
+    private.builder(&["stop"]).ok();
+    assert!(private.supervisors().is_empty());
+    let listed = private.builder(&["ls"]).ok().stdout;
+    assert!(listed.contains("default") && listed.contains("stopped"), "{listed}");
+}
+
+#[test]
+fn what_was_killed_is_repaired_and_what_is_idle_stops() {
+    if !is_root("what_was_killed_is_repaired_and_what_is_idle_stops") {
+        return;
+    }
+    let private = Private::new("RUN echo made\n");
+    let builder = ["--builder", "jail://k", "--hermetic", "--idle-timeout", "1s"];
+    private.build(&builder).ok();
+    let [supervisor] = private.supervisors()[..] else { panic!("{:?}", private.supervisors()) };
+    let kill =
+        |pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    kill(supervisor).unwrap();
+    // Its jail goes with it, and the next build finds neither in its way.
+    let socket = private.0.path("s/daemons/k/none/run/buildkitd.sock");
+    wait_until("nobody listens", || std::os::unix::net::UnixStream::connect(&socket).is_err());
+    private.build(&builder).ok().says("started").says("CACHED");
+    wait_until("it has stopped by itself", || private.supervisors().is_empty());
+    let log = private.builder(&["logs", "k"]).ok().stdout;
+    assert!(log.contains("nobody has used it for 1 s"), "{log}");
+}
+
+#[test]
+fn what_cannot_start_says_why() {
+    let private = Private::new("");
+    private.build(&["--builder", "jail://NO"]).ends_with(2).says("no name for a private builder");
+    let mut command = private.command();
+    command.env("PATH", "/nowhere");
+    private
+        .0
+        .run(command.args(["build", "ctx", "--builder", "jail://"]))
+        .ends_with(3)
+        .says("needs buildkitd")
+        .says("--buildkitd-bin");
+    let not_one = private.0.write("false", "#!/bin/sh\necho 'not a daemon' >&2\nexit 7\n");
+    std::fs::set_permissions(&not_one, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let ran = private.build(&["--builder", "jail://", "--buildkitd-bin", "false"]);
+    ran.ends_with(3).says("did not start").says("not a daemon");
+    let mut log = String::new();
+    std::fs::File::open(private.0.path("s/daemons/default/host/log"))
+        .unwrap()
+        .read_to_string(&mut log)
+        .unwrap();
+    assert!(log.contains("not a daemon"), "{log}");
+    assert!(PARTS.daemon.pid().is_some(), "the shared daemon is another one");
+}
