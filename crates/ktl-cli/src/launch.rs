@@ -415,3 +415,7 @@ fn read_result<R: DeserializeOwned>(mut file: File) -> Result<R, Failure> {
     }
     serde_json::from_slice(&bytes).map_err(|error| broken(&error))
 }
+
+#[cfg(test)]
+#[path = "launch_properties.rs"]
+mod properties;

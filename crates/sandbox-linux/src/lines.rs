@@ -1,52 +1,23 @@
-//! On which line of a policy's text a field stands. The reflection library reads values without their places, and a finding
-//! without a line is hard to act on in a long file, so the text form is scanned once more, for the names at its top level.
+//! On which line of a policy's text a field stands. A message holds values without their places, and a finding
+//! without a line is hard to act on in a long file, so the readers of policies note the lines of the top level.
 
 use std::collections::BTreeMap;
 
-/// Lines of the top-level fields, from 1. Empty for policies in JSON.
+/// Lines of the top-level fields' values, from 1.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Lines(BTreeMap<String, Vec<usize>>);
+pub(crate) struct Lines {
+    by_field: BTreeMap<String, Vec<usize>>,
+    /// The last place that was counted, and its line: places come in the order of the text.
+    last: (usize, usize),
+}
 
 impl Lines {
-    /// Scans a text that was accepted as a policy.
-    pub(crate) fn of(text: &str) -> Lines {
-        if text.trim_start().starts_with('{') {
-            return Lines::default();
-        }
-        let mut scan =
-            Scan { lines: Lines::default(), name: String::new(), value_next: false, listed: false, depth: 0 };
-        let mut line = 1;
-        let mut rest = text.chars().peekable();
-        while let Some(c) = rest.next() {
-            match c {
-                '\n' => line += 1,
-                '#' => {
-                    while rest.peek().is_some_and(|c| *c != '\n') {
-                        rest.next();
-                    }
-                }
-                '"' | '\'' => {
-                    scan.value(line);
-                    let mut escaped = false;
-                    for inner in rest.by_ref() {
-                        if !escaped && inner == c {
-                            break;
-                        }
-                        escaped = !escaped && inner == '\\';
-                        line += usize::from(inner == '\n');
-                    }
-                }
-                c if c.is_alphanumeric() || c == '_' => {
-                    let mut word = String::from(c);
-                    while let Some(next) = rest.next_if(|c| c.is_alphanumeric() || *c == '_' || *c == '.') {
-                        word.push(next);
-                    }
-                    scan.word(word, line);
-                }
-                other => scan.sign(other, line),
-            }
-        }
-        scan.lines
+    /// Notes the place of one more value of a field.
+    pub(crate) fn record(&mut self, field: &str, text: &str, at: usize) {
+        let (from, before) = self.last;
+        let since = text.as_bytes().get(from..at).unwrap_or_default();
+        self.last = (at, before + since.iter().filter(|byte| **byte == b'\n').count());
+        self.by_field.entry(field.to_owned()).or_default().push(self.last.1 + 1);
     }
 
     /// The line of `mode`, or of `mount[3]`; what follows a first `.` does not count.
@@ -56,65 +27,20 @@ impl Lines {
             Some((name, index)) => (name, index.strip_suffix(']')?.parse().ok()?),
             None => (top, 0),
         };
-        self.0.get(name)?.get(index).copied()
-    }
-}
-
-struct Scan {
-    lines: Lines,
-    /// The field whose value is read.
-    name: String,
-    /// The next word or string is its value, not a name.
-    value_next: bool,
-    /// Within `[ … ]` of that field.
-    listed: bool,
-    depth: usize,
-}
-
-impl Scan {
-    fn word(&mut self, word: String, line: usize) {
-        if self.depth > 0 || self.value_next || self.listed {
-            self.value(line);
-        } else {
-            self.name = word;
-        }
-    }
-
-    fn value(&mut self, line: usize) {
-        if self.depth == 0 && self.value_next {
-            self.lines.0.entry(self.name.clone()).or_default().push(line);
-            self.value_next = false;
-        }
-    }
-
-    fn sign(&mut self, sign: char, line: usize) {
-        match sign {
-            ':' if self.depth == 0 => self.value_next = true,
-            '[' if self.depth == 0 => (self.listed, self.value_next) = (true, true),
-            ']' if self.depth == 0 => (self.listed, self.value_next) = (false, false),
-            ',' if self.depth == 0 && self.listed => self.value_next = true,
-            '{' | '<' => {
-                if self.depth == 0 {
-                    self.value_next = true;
-                    self.value(line);
-                }
-                self.depth += 1;
-            }
-            '}' | '>' => self.depth = self.depth.saturating_sub(1),
-            _ => {}
-        }
+        self.by_field.get(name)?.get(index).copied()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::Policy;
 
     #[test]
     fn fields_are_found_in_every_notation() {
         let text = "# mode: x\nmode: ONCE\nmount { dst: \"/\" }\nmount: [\n  {dst:\"/a\"},\n  {dst: '/}b'}\n]\n\
                     envar: [\"A=1\",\n\"B#2\"], envar: \"C\"\n \"=3\"\nmount < dst: \"/c\" >;\nclone_newnet: t cwd: \"a\\\"b\"\n";
-        let lines = Lines::of(text);
+        let policy = Policy::parse("p", text.as_bytes()).unwrap();
+        let lines = policy.lines();
         for (field, line) in [
             ("mode", Some(2)),
             ("mount[0]", Some(3)),
@@ -131,15 +57,13 @@ mod tests {
         ] {
             assert_eq!(lines.find(field), line, "{field}");
         }
-        assert_eq!(Lines::of("{\"mode\": \"ONCE\"}").find("mode"), None);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_text_is_scanned(text in "[a-c:\\[\\]{}<>,;#'\"\\\\ \n0-9é-]{0,80}") {
-            let lines = Lines::of(&text);
-            let last = text.matches('\n').count() + 1;
-            proptest::prop_assert!(lines.0.values().flatten().all(|line| (1..=last).contains(line)));
+        let text =
+            "{\n\"mode\": \"ONCE\",\n\"mount\": [\n{\"dst\": \"/\"},\n{\"dst\":\n \"/a\"}], envar: 'A'}";
+        let policy = Policy::parse("p", text.as_bytes()).unwrap();
+        for (field, line) in
+            [("mode", Some(2)), ("mount[1].dst", Some(5)), ("envar[0]", Some(6)), ("cwd", None)]
+        {
+            assert_eq!(policy.lines().find(field), line, "{field}");
         }
     }
 }

@@ -1,22 +1,28 @@
 //! Policies: nsjail's own files, text or JSON, read into a checked message.
 //!
 //! People already have nsjail policies, and three come with this program. Reading one is an edge like any other:
-//! the bytes are untrusted, a mistake is shown at its place, and what the format demands (required fields, known
-//! enum values, one reading only) is enforced here, because the reflection library does not. What a policy *means*
+//! the bytes are untrusted, and a mistake is shown at its place. Both notations are read here (`text`, `json`) by the
+//! descriptors of the schema: the reflection library's readers differ from protobuf's in what they take, and tell no place. What a policy *means*
 //! for a build, and what has to be corrected in it, is settled in [`jail`](crate::jail).
+
+mod json;
+mod json_tree;
+mod lexer;
+mod text;
+mod value;
 
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::RawFd;
-
-use miette::Diagnostic as _;
-use prost_reflect::{Cardinality, DynamicMessage, Kind, ReflectMessage as _, Value};
 
 use crate::lines::Lines;
 use crate::proto::{self, NsJailConfig, config_descriptor};
 
 /// Larger files are not policies. The longest of nsjail's own samples has 8 KiB.
 pub const MAX_POLICY_BYTES: usize = 1 << 20;
+
+/// What may stand between any two words, in both notations.
+const SPACE: [char; 6] = [' ', '\t', '\n', '\r', '\x0b', '\x0c'];
 
 /// A policy that was read and is well-formed.
 #[derive(Clone)]
@@ -67,14 +73,8 @@ pub enum PolicyError {
     /// The text cannot be read as a policy; `span` is a byte range of `text`, line and column count from 1.
     #[error("{name}:{line}:{column}: {message}")]
     Syntax { name: String, text: String, span: Range<usize>, line: usize, column: usize, message: String },
-    /// Both the text and the JSON reader accept it, so nsjail would refuse it too.
-    #[error("{name}: reads both as text and as JSON; write at least one field")]
-    Ambiguous { name: String },
-    /// It reads well but breaks a rule of the format.
-    #[error("{name}: {field}: {reason}")]
-    Invalid { name: String, field: String, reason: String },
     /// A zero-byte file.
-    #[error("{name}: is empty")]
+    #[error("{name}:1:1: the file is empty; the smallest policy is a comment")]
     Empty { name: String },
     /// More than [`MAX_POLICY_BYTES`].
     #[error("{name}: has {size} bytes, more than the {MAX_POLICY_BYTES} a policy may have")]
@@ -82,7 +82,7 @@ pub enum PolicyError {
 }
 
 impl Policy {
-    /// Reads a policy in nsjail's text form or its JSON form; exactly one of the two must fit.
+    /// Reads a policy in nsjail's text form or its JSON form.
     ///
     /// # Errors
     /// See [`PolicyError`]; a syntax error carries the text and the place.
@@ -103,35 +103,12 @@ impl Policy {
                 return Err(syntax(name, &shown, at..at + 1, message));
             }
         };
-        let as_text = DynamicMessage::parse_text_format(config_descriptor(), text);
-        let as_json = parse_json(text);
-        let message = match (as_text, as_json) {
-            (Ok(_), Ok(_)) => return Err(PolicyError::Ambiguous { name: owned() }),
-            (Ok(message), Err(_)) | (Err(_), Ok(message)) => message,
-            (Err(error), Err(json)) => {
-                return Err(if text.trim_start().starts_with('{') {
-                    let at = offset(text, json.line(), json.column());
-                    syntax(name, text, at..at + 1, json_message(&json))
-                } else {
-                    let span = error
-                        .labels()
-                        .and_then(|mut labels| labels.next())
-                        .map_or(text.len()..text.len(), |label| label.offset()..label.offset() + label.len());
-                    syntax(name, text, span, error.to_string())
-                });
-            }
-        };
-        check(&message, "").map_err(|(field, reason)| PolicyError::Invalid {
-            name: owned(),
-            field,
-            reason,
-        })?;
-        let config = message.transcode_to().map_err(|error| PolicyError::Invalid {
-            name: owned(),
-            field: "policy".to_owned(),
-            reason: error.to_string(),
-        })?;
-        Ok(Policy { name: owned(), config, lines: Lines::of(text) })
+        // No text form begins with a brace and no JSON with anything else, so no file reads both ways.
+        let read = if text.trim_start_matches(SPACE).starts_with('{') { json::read } else { text::read };
+        let (message, lines) = read(text, config_descriptor())
+            .map_err(|mistake| syntax(name, text, mistake.span, mistake.message))?;
+        let config = message.transcode_to().map_err(|error| syntax(name, text, 0..0, error.to_string()))?;
+        Ok(Policy { name: owned(), config, lines })
     }
 
     /// One of the policies that the program carries.
@@ -190,20 +167,6 @@ impl fmt::Debug for Policy {
     }
 }
 
-fn parse_json(text: &str) -> Result<DynamicMessage, serde_json::Error> {
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let message = DynamicMessage::deserialize(config_descriptor(), &mut reader)?;
-    reader.end()?;
-    Ok(message)
-}
-
-/// The library's text without the place, which is shown by other means.
-fn json_message(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let end = text.rfind(" at line ").unwrap_or(text.len());
-    text[..end].to_owned()
-}
-
 fn syntax(name: &str, text: &str, span: Range<usize>, message: String) -> PolicyError {
     let start = floor_boundary(text, span.start);
     let mut end = span.end.clamp(start, text.len());
@@ -222,12 +185,6 @@ fn syntax(name: &str, text: &str, span: Range<usize>, message: String) -> Policy
     }
 }
 
-/// Byte offset of a line and column as serde_json counts them (both from 1, columns in bytes).
-fn offset(text: &str, line: usize, column: usize) -> usize {
-    let start: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
-    floor_boundary(text, start + column.saturating_sub(1))
-}
-
 fn floor_boundary(text: &str, at: usize) -> usize {
     let mut at = at.min(text.len());
     while !text.is_char_boundary(at) {
@@ -236,125 +193,20 @@ fn floor_boundary(text: &str, at: usize) -> usize {
     at
 }
 
-/// Enforces proto2's `required` and closed enums, at any depth. The error is (field path, reason).
-fn check(message: &DynamicMessage, prefix: &str) -> Result<(), (String, String)> {
-    for field in message.descriptor().fields() {
-        let path = format!("{prefix}{}", field.name());
-        if field.cardinality() == Cardinality::Required && !message.has_field(&field) {
-            return Err((path, "is required".to_owned()));
-        }
-        if !message.has_field(&field) {
-            continue;
-        }
-        let value = message.get_field(&field);
-        match value.as_ref() {
-            Value::List(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    check_value(item, &field.kind(), &format!("{path}[{index}]"))?;
-                }
-            }
-            single => check_value(single, &field.kind(), &path)?,
-        }
-    }
-    Ok(())
+/// What is wrong, and at which bytes.
+#[derive(Debug)]
+struct Mistake {
+    span: Range<usize>,
+    message: String,
 }
 
-fn check_value(value: &Value, kind: &Kind, path: &str) -> Result<(), (String, String)> {
-    match (value, kind) {
-        (Value::Message(inner), _) => check(inner, &format!("{path}.")),
-        (Value::EnumNumber(number), Kind::Enum(known)) if known.get_value(*number).is_none() => {
-            let names: Vec<String> = known.values().map(|v| v.name().to_owned()).collect();
-            let reason = format!("{number} is none of {}", names.join(", "));
-            Err((path.to_owned(), reason))
-        }
-        (Value::String(text), _) if text.contains('\0') => {
-            Err((path.to_owned(), "contains a NUL byte".to_owned()))
-        }
-        _ => Ok(()),
+impl Mistake {
+    fn new(span: Range<usize>, message: impl Into<String>) -> Mistake {
+        Mistake { span, message: message.into() }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn verdict(text: &str) -> String {
-        match Policy::parse("p.cfg", text.as_bytes()) {
-            Ok(_) => "ok".to_owned(),
-            Err(error) => error.to_string(),
-        }
-    }
-
-    #[test]
-    fn accepts_the_notations_of_nsjail() {
-        for text in [
-            "# only a comment\n",
-            "mode: ONCE",
-            "mode: 1",
-            "mount { dst: \"/\" fstype: \"tmpfs\" }",
-            "mount: < dst: '/tmp' >;",
-            "mount: [ {dst:\"/a\"}, {dst:\"/b\"} ]",
-            "envar: [\"A=1\",\"B=2\"], envar: \"C\" \"=3\"",
-            "rlimit_as: 0x10 rlimit_cpu_type: HARD clone_newnet: t",
-            "{\"mode\":\"ONCE\",\"cloneNewnet\":false,\"mount\":[{\"dst\":\"/\",\"fstype\":\"tmpfs\"}]}",
-            "{\"rlimit_as\":\"12\",\"envar\":[\"A=1\"]}",
-        ] {
-            assert_eq!(verdict(text), "ok", "{text}");
-        }
-    }
-
-    #[test]
-    fn refuses_with_a_reason_and_a_place() {
-        for (text, want) in [
-            ("", "p.cfg: is empty"),
-            ("mount { src: \"/x\" }", "p.cfg: mount[0].dst: is required"),
-            ("exec_bin { arg: \"x\" }", "p.cfg: exec_bin.path: is required"),
-            ("{\"mount\":[{\"src\":\"/x\"}]}", "p.cfg: mount[0].dst: is required"),
-            ("hostname: \"a\\0b\"", "p.cfg: hostname: contains a NUL byte"),
-        ] {
-            assert_eq!(verdict(text), want, "{text}");
-        }
-        for (text, line, column) in [
-            ("mode: ONCE\nclone_newnat: true\n", 2, 1),
-            ("mode: once", 1, 7),
-            ("mode: 9", 1, 7),
-            ("mode: \"ONCE\"", 1, 7),
-            ("clone_newnet: yes", 1, 15),
-            ("rlimit_as: -1", 1, 12),
-            ("mode: ONCE\nmode: ONCE", 2, 7),
-            ("hostname \"x\"", 1, 10),
-            ("hostname: \"x\n\"", 1, 13),
-            ("mount { dst: \"/\" } }", 1, 20),
-            ("// no\nmode: ONCE", 1, 1),
-            ("{\n \"mode\": \"ONCE\",\n \"nope\": 1\n}", 3, 7),
-        ] {
-            match Policy::parse("p.cfg", text.as_bytes()) {
-                Err(PolicyError::Syntax { line: l, column: c, span, message, .. }) => {
-                    assert_eq!((l, c), (line, column), "{text}: {message}");
-                    assert!(span.end <= text.len() && !message.is_empty(), "{text}");
-                }
-                Err(PolicyError::Invalid { field, .. }) if text == "mode: 9" => {
-                    assert_eq!(field, "mode");
-                }
-                other => panic!("{text}: {other:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn bounds_the_size_and_refuses_other_bytes() {
-        let long = vec![b'#'; MAX_POLICY_BYTES + 1];
-        assert!(matches!(Policy::parse("p", &long), Err(PolicyError::TooLarge { .. })));
-        assert!(matches!(
-            Policy::parse("p", b"mode: ONCE\nhostname: \"\xff\""),
-            Err(PolicyError::Syntax { line: 2, .. })
-        ));
-    }
-
-    #[test]
-    fn embedded_policies_parse() {
-        for which in Builtin::ALL {
-            assert_eq!(Policy::builtin(which).name(), which.file_name());
-        }
-    }
-}
+mod properties;
+#[cfg(test)]
+mod tests;

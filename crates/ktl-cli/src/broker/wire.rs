@@ -156,6 +156,10 @@ fn broken(what: String) -> io::Error {
 }
 
 #[cfg(test)]
+#[path = "wire_properties.rs"]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use std::io::Write;
     use std::os::fd::AsFd;

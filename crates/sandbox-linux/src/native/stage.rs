@@ -270,4 +270,22 @@ mod tests {
         (long[0], long[12], long[13]) = (1, 0xff, 0xff);
         assert!(parse(&long).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_record_is_answered(
+            words in proptest::collection::vec(proptest::prelude::any::<u32>(), 4),
+            small in proptest::collection::vec(0..300_u32, 4),
+            rest in proptest::collection::vec(proptest::prelude::any::<u8>(), RECORD - 16),
+        ) {
+            for head in [words, small] {
+                let mut bytes = [0; RECORD];
+                bytes[..16].copy_from_slice(&head.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>());
+                bytes[16..].copy_from_slice(&rest);
+                if let Ok(Record::Failed { detail, .. }) = parse(&bytes) {
+                    proptest::prop_assert!(detail.len() <= DETAIL);
+                }
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@ fn role() {
     match crate::rig::role() {
         Some(role) if role == "guest" => {}
         Some(role) if role == "view" => {
-            crate::views::tell();
+            crate::view::tell();
             leave(0);
         }
         Some(role) => match role.to_str().and_then(|role| role.strip_prefix("connect ")) {

@@ -52,6 +52,14 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Makes a program of these bytes.
+pub fn place(path: &Path, program: &[u8]) {
+    let draft = path.with_extension("draft");
+    fs::write(&draft, program).unwrap();
+    copy_program(&draft, path);
+    fs::remove_file(draft).unwrap();
+}
+
 /// A directory that everybody may search, with a static busybox and this test program in it.
 pub struct Rig {
     pub dir: TempDir,

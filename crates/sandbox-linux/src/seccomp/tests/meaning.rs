@@ -2,7 +2,7 @@
 
 use super::super::{Action, Arch, compile, parser, syscall_name};
 use super::reference::decide;
-use super::{BOTH, REGISTERS, check_shape, native, run};
+use super::{BOTH, REGISTERS, check_shape, native, run, sample};
 
 /// Compares a program with the reference for every call of interest.
 fn agree(source: &str, arch: Arch) {
@@ -90,6 +90,17 @@ fn programs_do_what_the_source_says() {
             agree(source, arch);
         }
     }
+}
+
+/// The policies whose effect is compared with nsjail's for a few calls, here for all of them.
+#[test]
+fn the_sample_means_the_same_for_every_call() {
+    for (source, calls) in sample::policies() {
+        assert!(!calls.is_empty());
+        agree(&source, Arch::X86_64);
+    }
+    let last = (0..=0xffff).rev().find(|number| syscall_name(Arch::X86_64, *number).is_some());
+    assert!(last.is_some_and(|last| (400..500).contains(&last)), "{last:?}");
 }
 
 /// Enough rules, with actions of their own, that jumps and returns go out of reach.

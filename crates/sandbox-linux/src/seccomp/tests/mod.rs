@@ -5,6 +5,9 @@ mod grammar;
 mod meaning;
 mod random;
 mod reference;
+/// What runs beside nsjail.
+#[path = "../../../tests/jails/kafel_sample.rs"]
+mod sample;
 
 use super::{Action, Arch, Program, compile};
 
