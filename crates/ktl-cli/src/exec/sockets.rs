@@ -36,15 +36,13 @@ pub fn refuse(binds: &[HostBind], engine: Option<&Path>, env: &Env) -> Result<()
         .into_iter()
         .chain(runtime)
         .flat_map(|dir| PLACES.map(|place| dir.join(place)))
+        .chain(listening())
         .chain(engine.map(Path::to_owned))
         .filter_map(|path| path.canonicalize().ok())
         .collect();
     known.dedup();
     for bind in binds {
         let real = bind.src.canonicalize().unwrap_or_else(|_| bind.src.clone());
-        let named = |path: &Path| {
-            path.file_name().is_some_and(|name| NAMES.iter().any(|known| *known == name.to_string_lossy()))
-        };
         let found = if named(&real) || named(&bind.src) {
             Some(real)
         } else {
@@ -65,6 +63,20 @@ pub fn refuse(binds: &[HostBind], engine: Option<&Path>, env: &Env) -> Result<()
         }
     }
     Ok(())
+}
+
+fn named(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| NAMES.iter().any(|known| *known == name.to_string_lossy()))
+}
+
+/// Sockets of such a name that somebody on this host listens on, wherever that is: in a home directory, for one.
+fn listening() -> Vec<PathBuf> {
+    let table = std::fs::read("/proc/net/unix").unwrap_or_default();
+    String::from_utf8_lossy(&table)
+        .lines()
+        .filter_map(|line| line.find(" /").map(|at| PathBuf::from(&line[at + 1..])))
+        .filter(|path| named(path))
+        .collect()
 }
 
 /// The Engine's socket: what was typed, else what docker itself would take, for a program that is docker's.
@@ -115,9 +127,10 @@ mod tests {
     fn no_way_leads_to_a_daemons_socket() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
-        for name in ["a", "b", "plain"] {
-            std::fs::create_dir(root.join(name)).unwrap();
+        for name in ["a", "b", "plain", "deep/er/still"] {
+            std::fs::create_dir_all(root.join(name)).unwrap();
         }
+        let _deep = UnixListener::bind(root.join("deep/er/still/docker.sock")).unwrap();
         let _docker = UnixListener::bind(root.join("a/docker.sock")).unwrap();
         let _renamed = UnixListener::bind(root.join("b/engine")).unwrap();
         let _other = UnixListener::bind(root.join("plain/agent")).unwrap();
@@ -129,6 +142,7 @@ mod tests {
             ("plain/link", true),
             ("b/engine", true),
             ("b", true),
+            ("deep", true),
             ("", true),
             ("plain/agent", false),
             ("plain", false),

@@ -208,6 +208,23 @@ fn a_policy_may_name_the_program_and_show_its_files() {
 }
 
 #[test]
+fn results_land_in_a_directory_that_was_bound_for_them() {
+    let world = World::with_dockerfile("FROM scratch\nCOPY f /made\n");
+    world.write("ctx/f", "f");
+    let path = world.with_clients();
+    for way in WAYS {
+        fs::create_dir(world.path("ctx/out")).unwrap();
+        let jail = ["--sandbox-bind", "ctx/out:/workspace/out:rw", "--docker-socket", "none", "--", "docker"];
+        let mut command = exec(&world, way, &jail);
+        command.args(["buildx", "build", ".", "-o", "out", "--metadata-file", "out/meta"]).env("PATH", &path);
+        world.run(&mut command).ok();
+        assert_eq!(world.read("ctx/out/made"), "f");
+        assert!(world.path("ctx/out/meta").exists());
+        fs::remove_dir_all(world.path("ctx/out")).unwrap();
+    }
+}
+
+#[test]
 fn a_login_is_given_by_hand() {
     let world = World::new();
     let login = world.write("home/.docker/config.json", "{}");

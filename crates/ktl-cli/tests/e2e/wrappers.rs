@@ -37,15 +37,19 @@ fn run(command: &mut Command) -> Ran {
 }
 
 /// The policy of the recipe that the wrappers are drop-ins for.
-const COPIED: &str = "name: \"ci\"\nhostname: \"build\"\nmode: EXECVE\ncwd: \"/workspace\"\nclone_newnet: false\nkeep_caps: false\n\
-    seccomp_string: \"DEFAULT ALLOW\"\nrlimit_as_type: HARD\nrlimit_fsize_type: HARD\nrlimit_nofile_type: HARD\n\
+const COPIED: &str = "name: \"buildkit-ci\"\nhostname: \"build\"\nmode: EXECVE\ncwd: \"/workspace\"\nclone_newuts: true\nclone_newipc: true\n\
+    clone_newpid: true\nclone_newuser: true\nclone_newcgroup: true\nclone_newnet: false\nkeep_caps: false\nseccomp_string: \"DEFAULT ALLOW\"\n\
     mount { dst: \"/\" fstype: \"tmpfs\" rw: true }\nmount { dst: \"/proc\" fstype: \"proc\" }\n\
-    mount { dst: \"/tmp\" fstype: \"tmpfs\" rw: true options: \"size=2G\" }\nmount { dst: \"/run\" fstype: \"tmpfs\" rw: true options: \"size=128M\" }\n\
-    mount { src: \"/etc/hosts\" dst: \"/etc/hosts\" is_bind: true }\nmount { src: \"/dev\" dst: \"/dev\" is_bind: true rw: true }\n";
+    mount { dst: \"/tmp\" fstype: \"tmpfs\" rw: true options: \"size=2G\" }\n\
+    mount { dst: \"/run\" fstype: \"tmpfs\" rw: true options: \"size=128M\" }\n\
+    mount { src: \"/etc/resolv.conf\" dst: \"/etc/resolv.conf\" is_bind: true }\n\
+    mount { src: \"/etc/hosts\" dst: \"/etc/hosts\" is_bind: true }\n\
+    mount { src: \"/etc/ssl/certs\" dst: \"/etc/ssl/certs\" is_bind: true }\n\
+    mount { src: \"/dev\" dst: \"/dev\" is_bind: true rw: true }\n";
 
 #[test]
 fn both_buildkit_clients_build_the_same_image() {
-    let world = World::with_dockerfile("FROM BUSYBOX\nRUN echo made > /made\nCOPY f /f\n");
+    let world = World::with_dockerfile("FROM scratch\nCOPY f /f\n");
     world.write("ctx/f", "f");
     world.write("ci.cfg", COPIED);
     let expected = theirs(&world);
@@ -160,6 +164,18 @@ fn a_hostile_context_reaches_nothing_by_any_of_the_three() {
                 ran.stderr
             );
         }
+    }
+}
+
+#[test]
+fn the_scripts_are_as_shellcheck_wants_them() {
+    let Some(shellcheck) = xtask::tools::on_path("shellcheck") else {
+        eprintln!("skipped: no shellcheck on PATH");
+        return;
+    };
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demos/wrappers");
+    for name in ["build-with-nsjail", "buildctl-jailed", "nerdctl-jailed"] {
+        run(Command::new(&shellcheck).arg(dir.join(name))).ok();
     }
 }
 

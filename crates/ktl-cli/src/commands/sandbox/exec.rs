@@ -39,8 +39,8 @@ use crate::ui::Ui;
 /// /run/buildkit/buildkitd.sock. ktl starts first in there, proves the jail, and then starts the program. Of the policy that
 /// --sandbox-config names every word counts, its network included; ktl's own has no network.
 ///
-/// A Docker Engine is reached through a gate that passes what a build needs (version and info, session, build, load and inspect
-/// of images) and refuses containers, exec, volumes and networks: its socket itself would make the program root on this host.
+/// A Docker Engine is reached through a gate that passes what a build needs (version and info, session, build, load, inspect
+/// and push of images) and refuses containers, exec, volumes and networks: its socket itself would make the program root on this host.
 /// containerd has no such gate: see --containerd-socket.
 ///
 /// Registry logins stay outside. To give docker or buildctl one: --sandbox-bind FILE:/login/config.json --env DOCKER_CONFIG=/login
@@ -85,18 +85,17 @@ pub struct ExecArgs {
 }
 
 const AFTER_HELP: &str = "Examples:
-  ktl sandbox exec -- docker buildx build .                     docker's client, jailed, with ktl's builder
-  ktl sandbox exec --builder none --docker-socket /var/run/docker.sock -- docker buildx build . -t app
-  ktl sandbox exec -- buildctl build --frontend dockerfile.v0 --local context=. --local dockerfile=.
-  ktl sandbox exec --sandbox-bind ./out:/workspace/out:rw -- docker buildx build . -o out
-  ktl sandbox exec --program jq -- ./ci/build.sh                a script, and what it calls
+  ktl sandbox exec -- docker buildx build .       docker's client, jailed, with ktl's builder
+  ktl sandbox exec --builder none --docker-socket /run/docker.sock -- docker build . -t app
+  ktl sandbox exec --sandbox-bind out:/workspace/out:rw -- docker buildx build . -o out
+  ktl sandbox exec --program jq -- ./ci/build.sh  a script, and what it calls
   ktl sandbox exec --sandbox-config ci.cfg --builder none -- bash
 
-`--builder none` brings no builder. The terminal is not the program's own: Ctrl-C reaches it through ktl, the first one as the
-signal itself, the second one ends the jail.
+`--builder none` brings no builder. The terminal is not the program's own: Ctrl-C reaches it
+through ktl; the first one is passed on, the second one ends the jail.
 
-Exit codes: the program's own, or 128+N when signal N ended it; 127 it was not found, 126 it cannot be run. Of ktl itself, with
-a line `ERROR: …`: 2 usage, 3 builder unreachable, 4 no jail or not proven, 5 a bind that no jail survives, 70 internal error";
+Exit codes: the program's own; 128+N ended by signal N; 127 not found; 126 cannot be run. ktl's own
+failures say `ERROR: …`: 2 usage, 3 builder, 4 sandbox, 5 policy, 70 internal error";
 
 pub fn run(args: &ExecArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let ui = Ui { verbose: verbose > 0, quiet: args.quiet };

@@ -11,7 +11,7 @@ use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
-/// Use the jail for other programs, and look at it: what is visible in it, whether it can be had here, what a policy means
+/// The jail by itself: run other programs in it, look around in it, check this host, read policies
 #[derive(Debug, Args)]
 pub struct SandboxArgs {
     #[command(subcommand)]
