@@ -17,8 +17,9 @@ use crate::event::Event;
 use crate::failure;
 use crate::proto::moby::buildkit::v1 as wire;
 use crate::session::Session;
+use crate::sourcepolicy::SourcePolicy;
 use crate::status::follow;
-use crate::version::Version;
+use crate::version::{self, Version};
 
 /// For questions that a daemon answers at once.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -45,6 +46,10 @@ pub struct Build {
     pub cache_imports: Vec<CacheEntry>,
     pub cache_exports: Vec<CacheEntry>,
     pub entitlements: Vec<String>,
+    /// Which sources may be used. A daemon that cannot promise to keep to it builds nothing.
+    pub source_policy: Option<SourcePolicy>,
+    /// Names under which steps find the machine of the daemon, whose address only the daemon knows.
+    pub gateway_hosts: Vec<String>,
 }
 
 /// One exporter of the daemon, with the attributes that it gets.
@@ -88,8 +93,13 @@ impl Build {
         if self.exports.len() > 1 {
             needs.push((Version::new(0, 13, 0), "write several outputs in one build"));
         }
-        if self.frontend_attrs.keys().any(|key| key.starts_with("attest:")) {
-            needs.push((Version::new(0, 11, 0), "make attestations"));
+        for (prefix, since, what) in SINCE {
+            if self.frontend_attrs.keys().any(|key| key.starts_with(prefix)) {
+                needs.push((*since, *what));
+            }
+        }
+        if self.exports.iter().any(|export| export.attrs.keys().any(|key| key.starts_with("annotation"))) {
+            needs.push((Version::new(0, 11, 0), "annotate images"));
         }
         if self.entitlements.iter().any(|entitlement| entitlement.starts_with("device")) {
             needs.push((Version::new(0, 20, 0), "give devices to a build"));
@@ -115,6 +125,35 @@ impl Build {
                 })
             }
         }
+    }
+
+    /// Asks the daemon for what this build depends on, before anything is sent to it.
+    async fn admit(&self, client: &Client) -> Result<(), BuildError> {
+        if !self.requirements().is_empty() {
+            self.check(&client.info(ANSWER).await?)?;
+        }
+        if self.source_policy.is_some() {
+            let (info, workers) = tokio::try_join!(client.info(ANSWER), client.workers(ANSWER))?;
+            version::supports_source_policy(&info, &workers)?;
+        }
+        Ok(())
+    }
+
+    /// `add-hosts` with the names that stand for the daemon's machine.
+    async fn hosts(&self, client: &Client) -> Result<Option<String>, BuildError> {
+        if self.gateway_hosts.is_empty() {
+            return Ok(None);
+        }
+        let (info, workers) = tokio::try_join!(client.info(ANSWER), client.workers(ANSWER))?;
+        let gateway = workers.iter().find_map(|worker| worker.labels.get(GATEWAY_LABEL));
+        let Some(gateway) = gateway.and_then(|label| label.parse::<std::net::IpAddr>().ok()) else {
+            let what =
+                "tell the address of its host, which host-gateway stands for; name the address instead";
+            return Err(BuildError::Unsupported { version: info.version, what: what.to_owned() });
+        };
+        let known = self.frontend_attrs.get(ADD_HOSTS).cloned();
+        let names = self.gateway_hosts.iter().map(|name| format!("{name}={gateway}"));
+        Ok(Some(known.into_iter().chain(names).collect::<Vec<_>>().join(",")))
     }
 
     fn request(&self, reference: &str, session: &str) -> wire::SolveRequest {
@@ -156,10 +195,27 @@ impl Build {
                 ..wire::CacheOptions::default()
             }),
             entitlements: self.entitlements.clone(),
+            source_policy: self.source_policy.as_ref().map(SourcePolicy::to_wire),
             ..wire::SolveRequest::default()
         }
     }
 }
+
+/// Attributes, by their beginning, that older frontends leave out without a word.
+const SINCE: &[(&str, Version, &str)] = &[
+    ("shm-size", Version::new(0, 9, 0), "set the shared memory of steps"),
+    ("ulimit", Version::new(0, 9, 0), "set limits of steps"),
+    ("cgroup-parent", Version::new(0, 9, 0), "set the control group of steps"),
+    ("attest:", Version::new(0, 11, 0), "make attestations"),
+    ("memory", Version::new(0, 31, 0), RESOURCES),
+    ("memswap", Version::new(0, 31, 0), RESOURCES),
+    ("cpu", Version::new(0, 31, 0), RESOURCES),
+];
+const RESOURCES: &str = "limit the memory and the processors of steps";
+
+const ADD_HOSTS: &str = "add-hosts";
+/// The daemon's word for the address of its machine, a label of its workers.
+const GATEWAY_LABEL: &str = "org.mobyproject.buildkit.worker.moby.host-gateway-ip";
 
 /// How a solve ended, before anything is made of it.
 enum Outcome {
@@ -181,15 +237,14 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<BuildResult, BuildError> {
     let opening = async {
-        if !build.requirements().is_empty() {
-            build.check(&client.info(ANSWER).await?)?;
-        }
-        session.open(client, ANSWER).await
+        build.admit(client).await?;
+        let hosts = build.hosts(client).await?;
+        Ok::<_, BuildError>((session.open(client, ANSWER).await?, hosts))
     };
-    let mut attached = tokio::select! {
+    let (mut attached, hosts) = tokio::select! {
         biased;
         () = cancel.cancelled() => return Err(BuildError::Cancelled),
-        attached = opening => attached?,
+        opened = opening => opened?,
     };
     let reference =
         if build.reference.is_empty() { crate::identity::fresh() } else { build.reference.clone() };
@@ -199,7 +254,8 @@ pub async fn run(
 
     let outcome = {
         let mut control = client.control();
-        let request = build.request(&reference, attached.id());
+        let mut request = build.request(&reference, attached.id());
+        request.frontend_attrs.extend(hosts.map(|hosts| (ADD_HOSTS.to_owned(), hosts)));
         let mut solve = std::pin::pin!(client.connected(control.solve(request)));
         loop {
             tokio::select! {
@@ -314,6 +370,24 @@ mod tests {
             let info = DaemonInfo { version: version.to_owned() };
             assert_eq!(several.check(&info).is_ok(), ok, "{version}");
             assert!(Build::default().check(&info).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_old_daemons_leave_out() {
+        for (attr, since) in [
+            ("shm-size", "v0.9.0"),
+            ("ulimit", "v0.9.0"),
+            ("cgroup-parent", "v0.9.0"),
+            ("attest:sbom", "v0.11.0"),
+            ("memory", "v0.31.0"),
+            ("cpusetcpus", "v0.31.0"),
+        ] {
+            let build =
+                Build { frontend_attrs: [(attr.to_owned(), String::new())].into(), ..Build::default() };
+            let error = build.check(&DaemonInfo { version: "v0.8.3".to_owned() }).unwrap_err().to_string();
+            assert!(error.contains(since), "{attr}: {error}");
+            assert!(build.check(&DaemonInfo { version: "v0.32.2".to_owned() }).is_ok());
         }
     }
 

@@ -1,11 +1,13 @@
 //! A BuildKit client: control, session and build context, without terminals, environment or jails.
 
+pub mod annotation;
 pub mod build;
 pub mod client;
 pub mod context;
 pub mod csv;
 pub mod digest;
 pub mod dockerconfig;
+pub mod entitlement;
 pub mod error;
 pub mod event;
 pub mod export;
@@ -18,6 +20,8 @@ pub mod reference;
 mod repeated;
 pub mod secret;
 pub mod session;
+pub mod sourcepolicy;
 pub mod ssh;
 mod status;
+pub mod steps;
 pub mod version;

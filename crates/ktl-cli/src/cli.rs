@@ -3,6 +3,8 @@
 //! Flags that docker buildx has are named and behave as there; the jail's are ktl's own. Values are parsed here only as far as
 //! clap can say what is wrong with them; [`crate::plan`] settles what they mean together.
 
+mod step;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -12,6 +14,7 @@ use crate::commands::sandbox::SandboxArgs;
 use crate::display::Mode;
 use crate::exit;
 use crate::tidy;
+pub use step::StepFlags;
 
 /// Build container images from inside a jail
 ///
@@ -51,6 +54,8 @@ pub struct BuildArgs {
     #[command(flatten)]
     pub build: BuildFlags,
     #[command(flatten)]
+    pub step: StepFlags,
+    #[command(flatten)]
     pub result: ResultFlags,
     #[command(flatten)]
     pub display: DisplayFlags,
@@ -89,8 +94,11 @@ pub struct BuildFlags {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
     pub platform: Vec<String>,
     /// Do not use the build cache
-    #[arg(long)]
+    #[arg(long, conflicts_with = "no_cache_filter")]
     pub no_cache: bool,
+    /// Do not use the build cache for these stages (repeatable)
+    #[arg(long, value_name = "STAGE")]
+    pub no_cache_filter: Vec<String>,
     /// Look for newer versions of all images that the build refers to
     #[arg(long)]
     pub pull: bool,
@@ -112,6 +120,10 @@ pub struct ResultFlags {
     /// [,push=true][,KEY=VALUE] (repeatable). `logs` and `tty` name progress styles; a directory of that name is ./logs
     #[arg(short, long, value_name = "SPEC")]
     pub output: Vec<String>,
+    /// Annotation of the image, [TYPE[PLATFORM][,TYPE…]:]KEY=VALUE; TYPE is manifest, manifest-descriptor, index or
+    /// index-descriptor (repeatable)
+    #[arg(long, value_name = "ANNOTATION")]
+    pub annotation: Vec<String>,
     /// Push the image to its registry (type=registry)
     #[arg(long)]
     pub push: bool,

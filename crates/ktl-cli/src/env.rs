@@ -19,6 +19,8 @@ pub const KTL_CACHE_DIR: &str = "KTL_CACHE_DIR";
 pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
 /// Becomes the build argument of that name, as in docker buildx.
 pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+/// A source policy, as `--source-policy-file`.
+pub const EXPERIMENTAL_BUILDKIT_SOURCE_POLICY: &str = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY";
 /// Set to anything, no colour is used (no-color.org).
 pub const NO_COLOR: &str = "NO_COLOR";
 /// Set by CI systems: nobody looks at a live view there.

@@ -60,10 +60,12 @@ pub fn warnings(summary: &Summary) -> String {
     out
 }
 
-/// The exit code for a failure: 1 for a build that failed, 3 for a builder that was lost, 130 for one that was
-/// interrupted.
+/// The exit code for a failure: 1 for a build that failed, 3 for a builder that was lost, 5 for one that may not or cannot keep
+/// a promise, 130 for one that was interrupted.
 pub fn exit_code(failure: &BuildError) -> u8 {
     match failure {
+        BuildError::Unenforceable { .. } => 5,
+        BuildError::Solve(solve) if hint::forbidden(&solve.message) => 5,
         BuildError::Solve(_) | BuildError::Unsupported { .. } | BuildError::Output { .. } => 1,
         BuildError::Lost { .. } => 3,
         BuildError::Cancelled => 130,

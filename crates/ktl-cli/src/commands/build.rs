@@ -147,6 +147,7 @@ pub fn facts(env: &Env) -> Result<Facts, Failure> {
         reference: random_hex::<12>()?,
         kind_of,
         real: |path| path.canonicalize().ok(),
+        read: read_bounded,
     })
 }
 
@@ -157,6 +158,20 @@ fn kind_of(path: &Path) -> Kind {
         Ok(found) if found.is_file() => Kind::File,
         Ok(_) => Kind::Other,
     }
+}
+
+/// Of a regular file: a pipe without a writer would hold ktl up before it has said anything.
+fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    io::Read::read_to_end(&mut io::Read::take(file, limit + 1), &mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::other(format!("larger than {limit} bytes")));
+    }
+    Ok(bytes)
 }
 
 fn random_hex<const BYTES: usize>() -> Result<String, Failure> {

@@ -5,6 +5,7 @@
 //! what the host side must do before, during and after. Both come out of one pure function; its inputs are the command line,
 //! the environment and what [`Facts`] says of the machine.
 
+mod attributes;
 mod inputs;
 mod results;
 mod sandbox;
@@ -12,6 +13,7 @@ mod sealed;
 mod trust;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use buildsvc::build::Build;
@@ -124,6 +126,8 @@ pub struct Facts {
     pub kind_of: fn(&Path) -> Kind,
     /// A path with all its symlinks resolved, where it exists.
     pub real: fn(&Path) -> Option<PathBuf>,
+    /// The bytes of a file that is not larger than the limit.
+    pub read: fn(&Path, u64) -> io::Result<Vec<u8>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,6 +200,7 @@ pub fn resolve(
         builder: String::new(),
         promises: None,
     };
+    attributes::add(args, env, facts, &mut plan.build)?;
     if args.sandbox.hermetic {
         plan.build.without_network();
     }

@@ -26,6 +26,13 @@ fn facts() -> Facts {
             _ => Kind::Missing,
         },
         real: |_| None,
+        read: |path, _| match path.to_str().unwrap_or_default() {
+            "/w/policy.json" => {
+                Ok(br#"{"rules":[{"action":"DENY","selector":{"identifier":"*"}}]}"#.to_vec())
+            }
+            "/w/broken.json" => Ok(b"{".to_vec()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        },
     }
 }
 
@@ -63,6 +70,21 @@ fn flags_become_attributes_of_the_frontend() {
             &[("SOURCE_DATE_EPOCH", "7")],
             &[("build-arg:SOURCE_DATE_EPOCH", "8")],
         ),
+        (&["ctx", "--network", "none"], &[], &[("force-network-mode", "none")]),
+        (&["ctx", "--network=host"], &[], &[("force-network-mode", "host")]),
+        (
+            &["ctx", "--add-host", "a:1.2.3.4", "--add-host", "b=::1"],
+            &[],
+            &[("add-hosts", "a=1.2.3.4,b=::1")],
+        ),
+        (&["ctx", "--shm-size", "64m"], &[], &[("shm-size", "67108864")]),
+        (&["ctx", "--ulimit", "nofile=5", "--ulimit", "core=0:1"], &[], &[("ulimit", "core=0:1,nofile=5:5")]),
+        (
+            &["ctx", "--resource", "memory=1g", "--cgroup-parent", "/p"],
+            &[],
+            &[("memory", "1073741824"), ("cgroup-parent", "/p")],
+        ),
+        (&["ctx", "--no-cache-filter", "a,b", "--no-cache-filter", "c"], &[], &[("no-cache", "a,b,c")]),
         (&["ctx", "--hermetic"], &[], &[("force-network-mode", "none"), ("cmdline", "")]),
     ] {
         let got = attrs(args, env);
@@ -71,6 +93,54 @@ fn flags_become_attributes_of_the_frontend() {
         }
     }
     assert!(!attrs(&["ctx", "--build-arg", "A"], &[]).contains_key("build-arg:A"), "unset means not given");
+}
+
+#[test]
+fn what_a_build_may_do() {
+    for (args, entitlements) in [
+        (&["ctx"][..], &[][..]),
+        (&["ctx", "--network", "host"], &["network.host"]),
+        (&["ctx", "--network", "host", "--allow", "network.host"], &["network.host"]),
+        (
+            &["ctx", "--allow", "security.insecure", "--allow", "device=v/c=0"],
+            &["security.insecure", "device=v/c=0"],
+        ),
+    ] {
+        assert_eq!(resolved(args, &[]).unwrap().0.build.entitlements, entitlements, "{args:?}");
+    }
+    let from_env = &[("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", "policy.json")][..];
+    for (args, env, given) in [
+        (&["ctx"][..], &[][..], false),
+        (&["ctx", "--source-policy-file", "policy.json"], &[], true),
+        (&["ctx"], from_env, true),
+    ] {
+        assert_eq!(resolved(args, env).unwrap().0.build.source_policy.is_some(), given, "{args:?}");
+    }
+    let plan = resolved(&["ctx", "--add-host", "here=host-gateway"], &[]).unwrap().0;
+    assert_eq!(plan.build.gateway_hosts, ["here"]);
+    let plan =
+        resolved(&["ctx", "-t", "a", "-o", "out", "-o", "type=oci,dest=x", "--annotation", "index:a=b"], &[])
+            .unwrap()
+            .0;
+    assert!(plan.build.exports.iter().all(|export| export.attrs["annotation-index.a"] == "b"));
+
+    for (args, exit) in [
+        (&["--hermetic", "--network", "host"][..], crate::exit::Exit::Policy),
+        (&["--hermetic", "--allow", "network.host"], crate::exit::Exit::Policy),
+        (&["--hermetic", "--allow", "security.insecure"], crate::exit::Exit::Policy),
+        (&["--network", "bridge"], crate::exit::Exit::Usage),
+        (&["--allow", "all"], crate::exit::Exit::Usage),
+        (&["--add-host", "x"], crate::exit::Exit::Usage),
+        (&["--shm-size", "x"], crate::exit::Exit::Usage),
+        (&["--ulimit", "x"], crate::exit::Exit::Usage),
+        (&["--resource", "x"], crate::exit::Exit::Usage),
+        (&["--annotation", "x"], crate::exit::Exit::Usage),
+        (&["--source-policy-file", "absent.json"], crate::exit::Exit::Usage),
+        (&["--source-policy-file", "broken.json"], crate::exit::Exit::Usage),
+    ] {
+        let args: Vec<&str> = ["ctx"].iter().chain(args).copied().collect();
+        assert_eq!(resolved(&args, &[]).unwrap_err().exit, exit, "{args:?}");
+    }
 }
 
 #[test]
