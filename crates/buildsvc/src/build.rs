@@ -98,6 +98,9 @@ impl Build {
                 needs.push((*since, *what));
             }
         }
+        if self.frontend_attrs.values().any(|value| value.starts_with("oci-layout://")) {
+            needs.push((Version::new(0, 11, 0), "take images from directories"));
+        }
         if self.exports.iter().any(|export| export.attrs.keys().any(|key| key.starts_with("annotation"))) {
             needs.push((Version::new(0, 11, 0), "annotate images"));
         }
@@ -203,9 +206,10 @@ impl Build {
 
 /// Attributes, by their beginning, that older frontends leave out without a word.
 const SINCE: &[(&str, Version, &str)] = &[
-    ("shm-size", Version::new(0, 9, 0), "set the shared memory of steps"),
-    ("ulimit", Version::new(0, 9, 0), "set limits of steps"),
-    ("cgroup-parent", Version::new(0, 9, 0), "set the control group of steps"),
+    ("shm-size", Version::new(0, 10, 0), "set the shared memory of steps"),
+    ("ulimit", Version::new(0, 10, 0), "set limits of steps"),
+    ("cgroup-parent", Version::new(0, 10, 0), "set the control group of steps"),
+    ("context:", Version::new(0, 10, 0), "take named contexts"),
     ("attest:", Version::new(0, 11, 0), "make attestations"),
     ("memory", Version::new(0, 31, 0), RESOURCES),
     ("memswap", Version::new(0, 31, 0), RESOURCES),
@@ -376,9 +380,10 @@ mod tests {
     #[test]
     fn what_old_daemons_leave_out() {
         for (attr, since) in [
-            ("shm-size", "v0.9.0"),
-            ("ulimit", "v0.9.0"),
-            ("cgroup-parent", "v0.9.0"),
+            ("shm-size", "v0.10.0"),
+            ("ulimit", "v0.10.0"),
+            ("cgroup-parent", "v0.10.0"),
+            ("context:alpine", "v0.10.0"),
             ("attest:sbom", "v0.11.0"),
             ("memory", "v0.31.0"),
             ("cpusetcpus", "v0.31.0"),

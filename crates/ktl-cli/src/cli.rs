@@ -47,8 +47,9 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_BUILD_HELP)]
 pub struct BuildArgs {
-    /// Directory of the build context
-    #[arg(value_name = "PATH")]
+    /// The build context: a directory, a git repository (URL#REF:SUBDIR), an archive at an http(s) URL, or - for an archive
+    /// or a Dockerfile on standard input
+    #[arg(value_name = "PATH|URL|-")]
     pub context: PathBuf,
 
     #[command(flatten)]
@@ -78,9 +79,14 @@ Exit codes: 0 ok, 1 build failed, 2 usage, 3 builder unreachable or lost, 4 sand
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Build")]
 pub struct BuildFlags {
-    /// Path of the Dockerfile, relative to the current directory [default: PATH/Dockerfile]
+    /// Path of the Dockerfile, relative to the current directory, or to a context that is no directory; - for standard input
+    /// [default: PATH/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// Further context, for COPY --from=NAME and FROM NAME: a directory, docker-image://IMAGE, oci-layout://DIR[:TAG], or a
+    /// git or http(s) URL (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub build_context: Vec<String>,
     /// Stage to build
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,

@@ -6,6 +6,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use buildsvc::context::LocalDir;
 use buildsvc::error::BuildError;
 use buildsvc::event::Event;
 use buildsvc::export::Receiver;
-use buildsvc::session::{Output, Session, Sink};
+use buildsvc::session::{Output, Session, Sink, Upload};
+use buildsvc::store::ContentStore;
 use buildsvc::{build, version};
 use sandbox_linux::Proof;
 use serde::{Deserialize, Serialize};
@@ -62,6 +64,7 @@ pub struct Ends {
     pub cancel: Cancel,
     /// By number, as [`GuestOutput::Descriptor`] has them.
     pub outputs: Vec<(i32, OwnedFd)>,
+    pub upload: Option<OwnedFd>,
 }
 
 /// Entry of the staged binary inside the jail.
@@ -101,12 +104,14 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
             _ => None,
         })
         .collect::<Result<_, _>>()?;
+    let upload = plan.upload.as_ref().map(|upload| take(upload.descriptor)).transpose()?;
     let result_fd = take(fd::RESULT)?;
     let ends = Ends {
         connection: take(fd::CONNECTION)?,
         broker: take(fd::BROKER)?,
         cancel: Cancel::Control(take(fd::CONTROL)?),
         outputs,
+        upload,
     };
     let (exit, result) = run(&plan, ends);
     if let Some(result) = result {
@@ -186,13 +191,17 @@ pub fn run(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestResult>) {
 
 async fn hold_conversation(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestResult>) {
     let cancel = CancellationToken::new();
-    let signal = cancel::watch(ends.cancel, cancel.clone());
+    let Ends { connection, broker, outputs, upload, cancel: source } = ends;
+    let signal = cancel::watch(source, cancel.clone());
     let (events, updates) = mpsc::channel(256);
     let (notes, noted) = mpsc::unbounded_channel();
     let display = Display::new(plan.progress, display::Output::stderr(plan.colour));
     let display = tokio::spawn(show(display, updates, noted));
 
-    let outcome = converse(plan, ends.connection, ends.broker, ends.outputs, (events, notes), cancel).await;
+    let outcome = match session(plan, broker, outputs, upload) {
+        Ok(session) => converse(plan, connection, session, (events, notes), cancel).await,
+        Err(failure) => Err(failure.into()),
+    };
     let mut display = match display.await {
         Ok(display) => display,
         Err(_) => return (Exit::Internal, None),
@@ -254,14 +263,10 @@ impl From<Failure> for Ended {
 async fn converse(
     plan: &BuildPlan,
     connection: OwnedFd,
-    broker: OwnedFd,
-    outputs: Vec<(i32, OwnedFd)>,
+    session: Session,
     (events, notes): (mpsc::Sender<Event>, mpsc::UnboundedSender<String>),
     cancel: CancellationToken,
 ) -> Result<GuestResult, Ended> {
-    let broker = BrokerClient::new(broker)
-        .map_err(|error| Failure::internal(format!("failed to use the broker's socket: {error}")))?;
-    let session = session(plan, broker, outputs)?;
     let stream = Stream::open(connection)
         .map_err(|error| Failure::internal(format!("failed to use the builder's connection: {error}")))?;
     let client = tokio::select! {
@@ -295,9 +300,12 @@ async fn converse(
 /// What this build offers to the daemon, and nothing else.
 fn session(
     plan: &BuildPlan,
-    broker: Arc<BrokerClient>,
+    broker: OwnedFd,
     mut outputs: Vec<(i32, OwnedFd)>,
+    upload: Option<OwnedFd>,
 ) -> Result<Session, Failure> {
+    let broker = BrokerClient::new(broker)
+        .map_err(|error| Failure::internal(format!("failed to use the broker's socket: {error}")))?;
     let mut session = Session {
         shared_key: plan.shared_key.clone(),
         locals: Default::default(),
@@ -305,12 +313,29 @@ fn session(
         host: broker.clone(),
         secrets: plan.secrets.iter().cloned().collect(),
         agents: plan.agents.iter().cloned().collect(),
+        stores: Default::default(),
+        upload: None,
     };
     let hidden = crate::outputs::staging_name(&plan.nonce);
     for local in &plan.locals {
         let dir = LocalDir::open(&local.name, &local.path)
             .map_err(|error| Failure::usage(format!("failed to open {}: {error}", local.path.display())))?;
         session.locals.insert(local.name.clone(), dir.with_opener(broker.clone()).hiding(&hidden));
+    }
+    for store in &plan.stores {
+        let open = |path: &PathBuf| {
+            let dir = LocalDir::open(&store.id, path)
+                .map_err(|error| Failure::usage(format!("failed to open {}: {error}", path.display())))?;
+            Ok::<_, Failure>(dir.with_opener(broker.clone()))
+        };
+        let mut opened = ContentStore::reading(store.existing.as_ref().map(open).transpose()?);
+        if let Some(dir) = &store.arriving {
+            opened = opened.writing_to(dir.clone());
+        }
+        session.stores.insert(store.id.clone(), opened);
+    }
+    if let (Some(upload), Some(rest)) = (&plan.upload, upload) {
+        session.upload = Some(Upload { id: upload.id.clone(), head: upload.head.clone(), rest: rest.into() });
     }
     for output in &plan.outputs {
         session.outputs.push(match output {

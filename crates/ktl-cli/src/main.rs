@@ -17,6 +17,7 @@ mod guest;
 mod launch;
 mod look;
 mod outputs;
+mod piped;
 mod plan;
 mod report;
 mod runtime;

@@ -23,13 +23,18 @@ use crate::failure::{Failure, chain};
 use crate::guest::{self, Ends, GuestResult};
 use crate::launch::{self, Handed};
 use crate::outputs::{self, Opened, PendingFile};
+use crate::piped::{self, Intake};
 use crate::plan::{self, BuildPlan, Facts, GuestOutput, HostPlan, Kind};
 use crate::tls::TlsFiles;
 use crate::ui::Ui;
 
 pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let ui = Ui { verbose: verbose > 0, quiet: args.display.quiet };
-    let (mut plan, host) = plan::resolve(args, verbose, env, &facts(env)?)?;
+    let mut facts = facts(env)?;
+    let intake = Intake::take(args, &facts, &plan::cache_dir(env, &facts)?)?;
+    facts.scratch = intake.dir.clone();
+    facts.piped = intake.piped.clone();
+    let (mut plan, host) = plan::resolve(args, verbose, env, &facts)?;
     refuse_tar_on_a_terminal(&host)?;
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
     let candidates = builder::candidates(&args.builder, env)?;
@@ -72,6 +77,9 @@ fn hold(
     let (desk_end, guest_end) = UnixStream::pair()
         .map_err(|error| Failure::internal(format!("failed to make the broker's socket: {error}")))?;
     let rules = rules(host, env, ui)?;
+    let upload = plan.upload.as_ref().map(|_| piped::stdin()).transpose();
+    let upload =
+        upload.map_err(|error| Failure::internal(format!("failed to duplicate standard input: {error}")))?;
     let mut desk = None;
     let serve = || {
         if let Some(relay) = relay {
@@ -87,7 +95,7 @@ fn hold(
         Some(sandbox) => {
             let prepared = launch::prepare(plan, host, sandbox, opened, ui)?;
             let outputs = opened.iter_mut().map(Opened::descriptor).collect::<Result<Vec<_>, _>>()?;
-            let handed = Handed { connection: stream, broker: guest_end.into(), outputs };
+            let handed = Handed { connection: stream, broker: guest_end.into(), outputs, upload };
             launch::run(prepared, plan, handed, ui, serve)
         }
         None => {
@@ -104,8 +112,13 @@ fn hold(
                     (None, None) => GuestOutput::None,
                 };
             }
-            let ends =
-                Ends { connection: stream, broker: guest_end.into(), cancel: Cancel::Signals, outputs };
+            let ends = Ends {
+                connection: stream,
+                broker: guest_end.into(),
+                cancel: Cancel::Signals,
+                outputs,
+                upload,
+            };
             Ok(guest::run(plan, ends))
         }
     };
@@ -145,6 +158,8 @@ pub fn facts(env: &Env) -> Result<Facts, Failure> {
         live_view: io::stderr().is_terminal() && env.get(env::CI).is_none() && !env.is_dumb_terminal(),
         nonce: random_hex::<16>()?,
         reference: random_hex::<12>()?,
+        scratch: None,
+        piped: None,
         kind_of,
         real: |path| path.canonicalize().ok(),
         read: read_bounded,

@@ -6,6 +6,7 @@
 //! the environment and what [`Facts`] says of the machine.
 
 mod attributes;
+mod contexts;
 mod inputs;
 mod results;
 mod sandbox;
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use buildsvc::build::Build;
 use buildsvc::output::Destination;
 use buildsvc::secret::SecretSpec;
-use buildsvc::ssh::SshSpec;
+use buildsvc::ssh::{DEFAULT_AGENT, SshSpec};
 use sandbox_linux::Promises;
 use serde::{Deserialize, Serialize};
 
@@ -31,16 +32,20 @@ use crate::cli::{BuildArgs, SandboxSwitch};
 use crate::display::Mode;
 use crate::env::{self, Env};
 use crate::failure::Failure;
+use crate::piped::Piped;
+use contexts::Shared;
 use inputs::Inputs;
 use results::Results;
 
 /// Raised whenever a [`GuestPlan`] changes its meaning; the guest refuses every other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Where things are inside the jail.
 pub mod guest_path {
     pub const CONTEXT: &str = "/workspace";
     pub const DOCKERFILE: &str = "/ktl-dockerfile";
+    /// Directories of named contexts and stores of images, numbered.
+    pub const SHARED: &str = "/ktl-shared";
     pub const CACHE: &str = "/ktl-cache";
     pub const OUTPUT: &str = "/ktl-out";
     pub const BINARY: &str = "/ktl-bin/ktl";
@@ -56,6 +61,9 @@ pub struct BuildPlan {
     /// Names the daemon's copy of the context, so that the next build sends only what changed.
     pub shared_key: String,
     pub locals: Vec<Local>,
+    pub stores: Vec<GuestStore>,
+    /// The context where it came as an archive.
+    pub upload: Option<GuestUpload>,
     /// One for each exporter, in their order.
     pub outputs: Vec<GuestOutput>,
     pub secrets: Vec<String>,
@@ -83,6 +91,25 @@ pub struct Local {
     pub path: PathBuf,
 }
 
+/// A store of blobs that the daemon may ask for by id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestStore {
+    pub id: String,
+    /// What may be read, if there is anything.
+    pub existing: Option<PathBuf>,
+    /// Where new blobs are put, if any may come.
+    pub arriving: Option<PathBuf>,
+}
+
+/// An archive, of which the host side has read the beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestUpload {
+    pub id: String,
+    pub head: Vec<u8>,
+    /// Where the rest is read from.
+    pub descriptor: i32,
+}
+
 /// How the guest writes what an exporter sends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GuestOutput {
@@ -97,9 +124,12 @@ pub enum GuestOutput {
 /// The part of the plan that stays outside.
 #[derive(Debug)]
 pub struct HostPlan {
+    /// What the jail shows as its workspace.
     pub context: PathBuf,
-    /// Host directories behind [`BuildPlan::locals`], by name.
+    /// Host directories behind [`BuildPlan::locals`] and [`BuildPlan::stores`], by name.
     pub locals: BTreeMap<String, PathBuf>,
+    /// Further directories that the jail shows, read-only: from where, to where.
+    pub rooms: Vec<(PathBuf, PathBuf)>,
     pub destinations: Vec<Destination>,
     pub secrets: Vec<SecretSource>,
     pub agents: Vec<AgentSource>,
@@ -122,6 +152,10 @@ pub struct Facts {
     pub live_view: bool,
     pub nonce: String,
     pub reference: String,
+    /// The directory of this run for inputs that are no directories of the user's, where one was needed.
+    pub scratch: Option<PathBuf>,
+    /// What came on standard input.
+    pub piped: Option<Piped>,
     /// What a path leads to.
     pub kind_of: fn(&Path) -> Kind,
     /// A path with all its symlinks resolved, where it exists.
@@ -159,7 +193,10 @@ pub fn resolve(
         .into_iter()
         .map(|spec| trust::secret_source(spec, env, facts))
         .collect::<Result<Vec<_>, _>>()?;
-    let agents = SshSpec::list(&args.build.ssh).map_err(|error| Failure::usage(format!("--ssh: {error}")))?;
+    let default_agent = [DEFAULT_AGENT.to_owned()];
+    let agents =
+        if args.build.ssh.is_empty() && inputs.needs_agent() { &default_agent[..] } else { &args.build.ssh };
+    let agents = SshSpec::list(agents).map_err(|error| Failure::usage(format!("--ssh: {error}")))?;
     let agents = agents
         .into_iter()
         .map(|spec| trust::agent_source(spec, env, facts))
@@ -167,14 +204,28 @@ pub fn resolve(
 
     let cache = cache_dir(env, facts)?;
 
-    let locals = [("context", &inputs.context), ("dockerfile", &inputs.dockerfile_dir)];
-    let guest_locals = locals
-        .iter()
-        .map(|(name, host)| Local {
-            name: (*name).to_owned(),
-            path: if jailed { inputs.guest_path(host) } else { (*host).clone() },
-        })
-        .collect();
+    let mut shared = Shared { jailed, caps: inputs.caps().into_iter().collect(), ..Shared::default() };
+    shared.add_contexts(&args.build.build_context, facts)?;
+    let mut locals = shared.locals;
+    let mut host_locals = shared.hosts;
+    for (name, host) in inputs.locals() {
+        let path = if jailed { inputs.guest_path(host) } else { host.to_owned() };
+        locals.push(Local { name: name.to_owned(), path });
+        host_locals.insert(name.to_owned(), host.to_owned());
+    }
+    let mut frontend_attrs = inputs::frontend_attrs(args, &inputs, env)?;
+    frontend_attrs.extend(shared.attrs);
+    if !shared.caps.is_empty() {
+        shared.caps.sort_unstable();
+        shared.caps.dedup();
+        frontend_attrs.insert("frontend.caps".to_owned(), shared.caps.join(","));
+    }
+    let upload = match (&facts.piped, inputs.upload()) {
+        (Some(Piped::Archive { head }), Some(id)) => {
+            Some(GuestUpload { id: id.to_owned(), head: head.clone(), descriptor: -1 })
+        }
+        _ => None,
+    };
 
     let mut plan = BuildPlan {
         version: VERSION,
@@ -182,12 +233,14 @@ pub fn resolve(
         build: Build {
             reference: facts.reference.clone(),
             frontend: "dockerfile.v0".to_owned(),
-            frontend_attrs: inputs::frontend_attrs(args, &inputs, env)?,
+            frontend_attrs,
             exports: results.exports,
             ..Build::default()
         },
-        shared_key: inputs::shared_key(&inputs.context, facts),
-        locals: guest_locals,
+        shared_key: inputs.shared_key(facts),
+        locals,
+        stores: shared.stores,
+        upload,
         outputs: results.destinations.iter().map(|_| GuestOutput::None).collect(),
         secrets: secrets.iter().map(|secret| secret.id.clone()).collect(),
         agents: agents.iter().map(|agent| agent.id.clone()).collect(),
@@ -205,8 +258,9 @@ pub fn resolve(
         plan.build.without_network();
     }
     let host = HostPlan {
-        locals: locals.iter().map(|(name, path)| ((*name).to_owned(), (*path).clone())).collect(),
-        context: inputs.context,
+        locals: host_locals,
+        rooms: shared.rooms,
+        context: inputs.workspace,
         destinations: results.destinations,
         secrets,
         agents,

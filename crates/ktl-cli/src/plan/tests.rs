@@ -19,6 +19,8 @@ fn facts() -> Facts {
         live_view: false,
         nonce: "nonce".into(),
         reference: "ref".into(),
+        scratch: None,
+        piped: None,
         kind_of: |path| match path.to_str().unwrap_or_default() {
             "/w/ctx" | "/w/ctx/sub" | "/w/other" => Kind::Directory,
             "/w/ctx/Dockerfile" | "/w/ctx/sub/D" | "/w/other/Dockerfile" | "/w/key" => Kind::File,
@@ -26,12 +28,15 @@ fn facts() -> Facts {
             _ => Kind::Missing,
         },
         real: |_| None,
-        read: |path, _| match path.to_str().unwrap_or_default() {
+        read: |path, _| {
+            match path.to_str().unwrap_or_default() {
+            "/w/other/index.json" => Ok(br#"{"manifests":[{"digest":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}]}"#.to_vec()),
             "/w/policy.json" => {
                 Ok(br#"{"rules":[{"action":"DENY","selector":{"identifier":"*"}}]}"#.to_vec())
             }
             "/w/broken.json" => Ok(b"{".to_vec()),
             _ => Err(io::ErrorKind::NotFound.into()),
+        }
         },
     }
 }
@@ -157,6 +162,115 @@ fn paths_of_the_inputs_have_one_place_in_the_jail() {
             plan.locals.iter().map(|local| (local.name.as_str(), local.path.to_str().unwrap())).collect();
         assert_eq!(paths, [("context", context), ("dockerfile", dockerfile)], "{args:?}");
     }
+}
+
+#[test]
+fn contexts_that_are_no_directories() {
+    let resolved = |args: &[&str], piped: Option<Piped>| {
+        let Command::Build(args) = Cli::parse_from(["ktl", "build"].iter().chain(args)).command else {
+            panic!("another command");
+        };
+        let facts = Facts { scratch: Some("/s".into()), piped, ..facts() };
+        resolve(&args, 0, &Env::of(&[("HOME", "/home/me"), ("SSH_AUTH_SOCK", "/w/agent.sock")]), &facts)
+    };
+    let dockerfile = || Some(Piped::Dockerfile);
+    let archive = || Some(Piped::Archive { head: vec![1, 2] });
+    let query = ("frontend.caps", "moby.buildkit.frontend.gitquerystring");
+    for (args, piped, locals, attrs) in [
+        (
+            &["git://h/r#x:y"][..],
+            None,
+            &[][..],
+            &[("context", "git://h/r#x:y"), ("filename", "Dockerfile")][..],
+        ),
+        (&["https://h/r.git?ref=x"], None, &[], &[("context", "https://h/r.git?ref=x"), query]),
+        (&["https://h/x.tar", "-f", "sub/D"], None, &[], &[("filename", "sub/D")]),
+        (
+            &["https://h/x.tar", "-f", "/w/other/Dockerfile"],
+            None,
+            &[("dockerfile", "/ktl-dockerfile")],
+            &[("dockerfilekey", "dockerfile"), ("filename", "Dockerfile")],
+        ),
+        (
+            &["https://h/x.tar", "-f", "-"],
+            dockerfile(),
+            &[("dockerfile", "/ktl-dockerfile")],
+            &[("dockerfilekey", "dockerfile")],
+        ),
+        (
+            &["-"],
+            dockerfile(),
+            &[("context", "/workspace"), ("dockerfile", "/ktl-dockerfile")],
+            &[("dockerfilekey", "dockerfile")],
+        ),
+        (
+            &["ctx", "-f", "-"],
+            dockerfile(),
+            &[("context", "/workspace"), ("dockerfile", "/ktl-dockerfile")],
+            &[("dockerfilekey", "dockerfile")],
+        ),
+        (&["-"], archive(), &[], &[("context", "http://buildkit-session/ref")]),
+        (
+            &["-", "-f", "sub/D"],
+            archive(),
+            &[],
+            &[("context", "http://buildkit-session/ref"), ("filename", "sub/D")],
+        ),
+    ] {
+        let (plan, host) = resolved(args, piped.clone()).unwrap();
+        let got: Vec<_> = plan.locals.iter().map(|l| (l.name.as_str(), l.path.to_str().unwrap())).collect();
+        assert_eq!(got, locals, "{args:?}");
+        for (key, value) in attrs {
+            assert_eq!(
+                plan.build.frontend_attrs.get(*key).map(String::as_str),
+                Some(*value),
+                "{args:?} {key}"
+            );
+        }
+        assert_eq!(plan.upload.is_some(), matches!(piped, Some(Piped::Archive { .. })));
+        assert_eq!(host.context, Path::new(if args[0] == "ctx" { "/w/ctx" } else { "/s/context" }));
+    }
+    for (context, agents) in [("git@h:r.git", 1), ("ssh://h/r", 1), ("https://h/r.git", 0)] {
+        assert_eq!(resolved(&[context], None).unwrap().0.agents.len(), agents, "{context}");
+    }
+}
+
+#[test]
+fn named_contexts_have_their_places() {
+    let args = [
+        "ctx",
+        "--build-context",
+        "a=other",
+        "--build-context",
+        "context=other",
+        "--build-context",
+        "img=oci-layout://other",
+    ];
+    let (plan, host) = resolved(&args, &[]).unwrap();
+    let paths: Vec<_> =
+        plan.locals.iter().map(|local| (local.name.as_str(), local.path.to_str().unwrap())).collect();
+    assert_eq!(
+        paths,
+        [
+            ("a", "/ktl-shared/0"),
+            ("_context", "/ktl-shared/0"),
+            ("context", "/workspace"),
+            ("dockerfile", "/workspace")
+        ]
+    );
+    assert_eq!(host.rooms, [("/w/other".into(), "/ktl-shared/0".into())]);
+    let attrs = &plan.build.frontend_attrs;
+    assert_eq!(
+        (attrs["context:a"].as_str(), attrs["context:context"].as_str()),
+        ("local:a", "local:_context")
+    );
+    assert_eq!(attrs["frontend.caps"], "moby.buildkit.frontend.contexts+forward");
+    let [store] = plan.stores.as_slice() else { panic!("{:?}", plan.stores) };
+    let id = store.id.strip_prefix("oci:").unwrap();
+    assert_eq!(attrs["context:img"], format!("oci-layout://{id}:latest@sha256:{}", "a".repeat(64)));
+    assert_eq!(host.locals[&store.id], Path::new("/w/other"));
+    let plan = resolved(&["ctx", "--sandbox=off", "--build-context", "a=other"], &[]).unwrap().0;
+    assert_eq!(plan.locals[0].path, Path::new("/w/other"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod attributes;
 mod context;
 mod failures;
 mod help;
+mod inputs;
 mod invariants;
 mod jail;
 mod kill;

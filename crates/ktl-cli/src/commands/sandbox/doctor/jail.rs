@@ -227,7 +227,7 @@ fn try_start(
 ) -> Result<(Check, Option<Result<Introduced, String>>), Failure> {
     let mut fds = vec![fd::PLAN, fd::RESULT];
     fds.extend(connection.is_some().then_some(fd::CONNECTION));
-    let rooms = Rooms { cache, context, dockerfile: None, outputs: Vec::new(), fds };
+    let rooms = Rooms { cache, context, dockerfile: None, inputs: &[], outputs: Vec::new(), fds };
     let prepared = launch::open(rooms, sandbox, None, ui)?;
     let plan = LookPlan {
         version: plan::VERSION,
