@@ -17,6 +17,7 @@ use crate::event::Event;
 use crate::failure;
 use crate::proto::moby::buildkit::v1 as wire;
 use crate::session::Session;
+use crate::session::host::Host;
 use crate::sourcepolicy::SourcePolicy;
 use crate::status::follow;
 use crate::version::{self, Version};
@@ -64,6 +65,26 @@ pub struct Export {
 pub struct CacheEntry {
     pub kind: String,
     pub attrs: BTreeMap<String, String>,
+    /// Attributes whose values are secrets, by the ids under which the session's host has them.
+    pub secrets: BTreeMap<String, String>,
+}
+
+impl CacheEntry {
+    pub fn new(kind: &str, attrs: impl IntoIterator<Item = (String, String)>) -> CacheEntry {
+        CacheEntry { kind: kind.to_owned(), attrs: attrs.into_iter().collect(), secrets: BTreeMap::new() }
+    }
+
+    /// The entry with its secrets, for the daemon alone.
+    async fn revealed(mut self, host: &dyn Host) -> Result<CacheEntry, BuildError> {
+        for (attr, id) in std::mem::take(&mut self.secrets) {
+            let value = host.secret(&id).await.ok().flatten();
+            let value = value.and_then(|secret| String::from_utf8(secret.0).ok());
+            let value = value
+                .ok_or_else(|| BuildError::NoCredential { cache: self.kind.clone(), attr: attr.clone() })?;
+            self.attrs.insert(attr, value);
+        }
+        Ok(self)
+    }
 }
 
 /// What came of a build.
@@ -159,6 +180,15 @@ impl Build {
         Ok(Some(known.into_iter().chain(names).collect::<Vec<_>>().join(",")))
     }
 
+    /// This build with the secrets of its caches.
+    async fn revealed(&self, host: &dyn Host) -> Result<Build, BuildError> {
+        let mut build = self.clone();
+        for entry in build.cache_imports.iter_mut().chain(&mut build.cache_exports) {
+            *entry = std::mem::take(entry).revealed(host).await?;
+        }
+        Ok(build)
+    }
+
     fn request(&self, reference: &str, session: &str) -> wire::SolveRequest {
         let entries = |entries: &[CacheEntry]| -> Vec<wire::CacheOptionsEntry> {
             let entry = |entry: &CacheEntry| wire::CacheOptionsEntry {
@@ -243,9 +273,10 @@ pub async fn run(
     let opening = async {
         build.admit(client).await?;
         let hosts = build.hosts(client).await?;
-        Ok::<_, BuildError>((session.open(client, ANSWER).await?, hosts))
+        let build = build.revealed(session.host.as_ref()).await?;
+        Ok::<_, BuildError>((build, session.open(client, ANSWER).await?, hosts))
     };
-    let (mut attached, hosts) = tokio::select! {
+    let (build, mut attached, hosts) = tokio::select! {
         biased;
         () = cancel.cancelled() => return Err(BuildError::Cancelled),
         opened = opening => opened?,
@@ -345,10 +376,7 @@ mod tests {
         let build = Build {
             frontend: "dockerfile.v0".to_owned(),
             exports: vec![export("image"), export("local")],
-            cache_imports: vec![CacheEntry {
-                kind: "registry".into(),
-                attrs: [("ref".into(), "r".into())].into(),
-            }],
+            cache_imports: vec![CacheEntry::new("registry", [("ref".into(), "r".into())])],
             ..Build::default()
         };
         let request = build.request("r1", "s1");

@@ -2,6 +2,7 @@
 
 pub mod annotation;
 pub mod build;
+pub mod cache;
 pub mod client;
 pub mod context;
 pub mod contexts;

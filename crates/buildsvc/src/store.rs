@@ -240,31 +240,33 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The blobs that a directory has received, by their paths in a store.
-pub fn arrived(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut blobs = Vec::new();
-    let algorithms = match fs::read_dir(dir.join("blobs")) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(blobs),
+/// The blobs that a directory holds. Links are not followed: whoever filled it may have been somebody else.
+pub fn arrived(dir: &Path) -> io::Result<Vec<Digest>> {
+    let mut digests = Vec::new();
+    let blobs = dir.join("blobs");
+    match fs::symlink_metadata(&blobs) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => return Ok(digests),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(digests),
         Err(error) => return Err(error),
-    };
-    for algorithm in algorithms {
+    }
+    for algorithm in fs::read_dir(blobs)? {
         let algorithm = algorithm?;
+        if !algorithm.file_type()?.is_dir() {
+            continue;
+        }
         for entry in fs::read_dir(algorithm.path())? {
             let entry = entry?;
-            let text = format!(
-                "{}:{}",
-                algorithm.file_name().to_string_lossy(),
-                entry.file_name().to_string_lossy()
-            );
+            let name = |name: std::ffi::OsString| name.to_string_lossy().into_owned();
+            let text = format!("{}:{}", name(algorithm.file_name()), name(entry.file_name()));
             if entry.file_type()?.is_file()
-                && let Ok(digest) = text.parse::<Digest>()
+                && let Ok(digest) = text.parse()
             {
-                blobs.push(blob(&digest).into());
+                digests.push(digest);
             }
         }
     }
-    Ok(blobs)
+    Ok(digests)
 }
 
 #[cfg(test)]
@@ -306,7 +308,8 @@ mod tests {
         ingest.write(2, b"w").unwrap();
         assert_eq!(store.commit("../a", ingest, 3, Some(&digest("new"))).unwrap(), digest("new"));
         assert_eq!(read(&store, &digest("new")), "new");
-        assert_eq!(arrived(&new).unwrap(), [PathBuf::from(blob(&digest("new")))]);
+        assert_eq!(arrived(&new).unwrap(), [digest("new")]);
+        assert_eq!(arrived(&old).unwrap(), [digest("there")], "links and their targets are nothing");
         assert_eq!(fs::read_dir(new.join(INGEST)).unwrap().count(), 0);
 
         let refused = |text: &str, size: u64, expected: &Digest| {

@@ -105,6 +105,12 @@ pub struct BuildFlags {
     /// Do not use the build cache for these stages (repeatable)
     #[arg(long, value_name = "STAGE")]
     pub no_cache_filter: Vec<String>,
+    /// Cache to read: REF, or type=registry|local|gha|s3|azblob[,KEY=VALUE]; one that is not there is no failure (repeatable)
+    #[arg(long, value_name = "CACHE")]
+    pub cache_from: Vec<String>,
+    /// Cache to write: REF, or type=registry|local|inline|gha|s3|azblob[,mode=min|max][,KEY=VALUE] (repeatable)
+    #[arg(long, value_name = "CACHE")]
+    pub cache_to: Vec<String>,
     /// Look for newer versions of all images that the build refers to
     #[arg(long)]
     pub pull: bool,

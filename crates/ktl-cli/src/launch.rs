@@ -103,6 +103,7 @@ pub fn prepare(
             GuestOutput::None
         };
     }
+    rooms.outputs.extend(host.cache_stores.iter().map(|store| (store.staging.clone(), store.guest.clone())));
     if let Some(upload) = &mut plan.upload {
         upload.descriptor = fd::OUTPUTS + i32::try_from(outputs.len()).unwrap_or(i32::MAX - fd::OUTPUTS);
         rooms.fds.push(upload.descriptor);

@@ -5,6 +5,7 @@
 
 mod broker;
 mod builder;
+mod caches;
 mod cancel;
 mod cli;
 mod commands;

@@ -66,7 +66,10 @@ pub fn exit_code(failure: &BuildError) -> u8 {
     match failure {
         BuildError::Unenforceable { .. } => 5,
         BuildError::Solve(solve) if hint::forbidden(&solve.message) => 5,
-        BuildError::Solve(_) | BuildError::Unsupported { .. } | BuildError::Output { .. } => 1,
+        BuildError::Solve(_)
+        | BuildError::Unsupported { .. }
+        | BuildError::NoCredential { .. }
+        | BuildError::Output { .. } => 1,
         BuildError::Lost { .. } => 3,
         BuildError::Cancelled => 130,
     }

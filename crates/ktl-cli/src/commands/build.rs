@@ -13,6 +13,7 @@ use buildsvc::output::Destination;
 
 use crate::broker::{Desk, Record, Rules};
 use crate::builder;
+use crate::caches::PendingCaches;
 use crate::cancel::Cancel;
 use crate::cli::BuildArgs;
 use crate::dial::{self, Connection};
@@ -45,10 +46,16 @@ pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     plan.builder = connection.address.to_string();
 
     let mut files = ResultFiles::open(&host, &plan.nonce)?;
+    for warning in &host.warnings {
+        ui.line(format_args!("WARNING: {warning}"));
+    }
+    let caches = PendingCaches::open(&host.cache_stores)?;
     let (mut opened, _tidier) = outputs::open(&host.destinations, &plan.nonce)?;
     match hold(&mut plan, &host, connection, &mut opened, env, &ui) {
         Ok((Exit::Ok, Some(result))) => {
             opened.into_iter().try_for_each(Opened::commit)?;
+            let manifest = result.exporter_response.get("cache.manifest");
+            caches.commit(manifest.map(String::as_str), &plan.nonce)?;
             files.write(&result)?;
             announce(&plan, &host, &result, &ui)?;
             Ok(Exit::Ok)

@@ -6,6 +6,7 @@
 //! the environment and what [`Facts`] says of the machine.
 
 mod attributes;
+mod caches;
 mod contexts;
 mod inputs;
 mod results;
@@ -24,6 +25,7 @@ use buildsvc::ssh::{DEFAULT_AGENT, SshSpec};
 use sandbox_linux::Promises;
 use serde::{Deserialize, Serialize};
 
+pub use caches::CacheStore;
 pub use sandbox::{SandboxPlan, sandbox_plan};
 pub use sealed::{GuestPlan, LookPlan, Sealing};
 
@@ -33,6 +35,7 @@ use crate::display::Mode;
 use crate::env::{self, Env};
 use crate::failure::Failure;
 use crate::piped::Piped;
+use caches::Caches;
 use contexts::Shared;
 use inputs::Inputs;
 use results::Results;
@@ -131,6 +134,10 @@ pub struct HostPlan {
     /// Further directories that the jail shows, read-only: from where, to where.
     pub rooms: Vec<(PathBuf, PathBuf)>,
     pub destinations: Vec<Destination>,
+    pub cache_stores: Vec<CacheStore>,
+    /// What the user should know before the build begins.
+    pub warnings: Vec<String>,
+    /// Those that the broker may give out: the ones that the builder may ask for, and those of the caches.
     pub secrets: Vec<SecretSource>,
     pub agents: Vec<AgentSource>,
     pub docker_config: Option<PathBuf>,
@@ -202,10 +209,9 @@ pub fn resolve(
         .map(|spec| trust::agent_source(spec, env, facts))
         .collect::<Result<Vec<_>, _>>()?;
 
-    let cache = cache_dir(env, facts)?;
-
     let mut shared = Shared { jailed, caps: inputs.caps().into_iter().collect(), ..Shared::default() };
     shared.add_contexts(&args.build.build_context, facts)?;
+    let caches = Caches::resolve(args, env, facts, &mut shared)?;
     let mut locals = shared.locals;
     let mut host_locals = shared.hosts;
     for (name, host) in inputs.locals() {
@@ -235,6 +241,8 @@ pub fn resolve(
             frontend: "dockerfile.v0".to_owned(),
             frontend_attrs,
             exports: results.exports,
+            cache_imports: caches.imports,
+            cache_exports: caches.exports,
             ..Build::default()
         },
         shared_key: inputs.shared_key(facts),
@@ -262,12 +270,14 @@ pub fn resolve(
         rooms: shared.rooms,
         context: inputs.workspace,
         destinations: results.destinations,
-        secrets,
+        cache_stores: caches.stores,
+        warnings: caches.warnings,
+        secrets: secrets.into_iter().chain(caches.secrets).collect(),
         agents,
         docker_config: env.docker_config_dir(),
         metadata_file: args.result.metadata_file.as_ref().map(|path| facts.cwd.join(path)),
         iidfile: args.result.iidfile.as_ref().map(|path| facts.cwd.join(path)),
-        cache,
+        cache: cache_dir(env, facts)?,
         sandbox: jailed
             .then(|| sandbox_plan(&args.sandbox.jail, args.sandbox.hermetic, env, facts))
             .transpose()?,

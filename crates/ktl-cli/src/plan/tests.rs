@@ -23,14 +23,20 @@ fn facts() -> Facts {
         piped: None,
         kind_of: |path| match path.to_str().unwrap_or_default() {
             "/w/ctx" | "/w/ctx/sub" | "/w/other" => Kind::Directory,
-            "/w/ctx/Dockerfile" | "/w/ctx/sub/D" | "/w/other/Dockerfile" | "/w/key" => Kind::File,
+            "/w/other/blobs/sha256/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+            | "/w/ctx/Dockerfile"
+            | "/w/ctx/sub/D"
+            | "/w/other/Dockerfile"
+            | "/w/key" => Kind::File,
             "/w/agent.sock" => Kind::Other,
             _ => Kind::Missing,
         },
         real: |_| None,
         read: |path, _| {
             match path.to_str().unwrap_or_default() {
-            "/w/other/index.json" => Ok(br#"{"manifests":[{"digest":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}]}"#.to_vec()),
+            "/w/other/index.json" => Ok(br#"{"manifests":[{"digest":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+                "annotations":{"org.opencontainers.image.ref.name":"latest"}}]}"#
+                .to_vec()),
             "/w/policy.json" => {
                 Ok(br#"{"rules":[{"action":"DENY","selector":{"identifier":"*"}}]}"#.to_vec())
             }
@@ -271,6 +277,73 @@ fn named_contexts_have_their_places() {
     assert_eq!(host.locals[&store.id], Path::new("/w/other"));
     let plan = resolved(&["ctx", "--sandbox=off", "--build-context", "a=other"], &[]).unwrap().0;
     assert_eq!(plan.locals[0].path, Path::new("/w/other"));
+}
+
+#[test]
+fn caches_to_read_and_to_write() {
+    let kinds = |entries: &[buildsvc::build::CacheEntry]| -> Vec<String> {
+        entries.iter().map(|entry| entry.kind.clone()).collect()
+    };
+    let actions = [
+        ("ACTIONS_RUNTIME_TOKEN", "hush"),
+        ("ACTIONS_RESULTS_URL", "https://r"),
+        ("ACTIONS_CACHE_SERVICE_V2", "true"),
+    ];
+    for (args, env, imports, exports) in [
+        (
+            &["--cache-from", "a,b", "--cache-to", "r.io/c"][..],
+            &[][..],
+            &["registry", "registry"][..],
+            &["registry"][..],
+        ),
+        (&["--cache-to", "type=inline"], &[], &[], &["inline"]),
+        (&["--build-arg", "BUILDKIT_INLINE_CACHE=1"], &[], &[], &["inline"]),
+        (&["--build-arg", "BUILDKIT_INLINE_CACHE=0"], &[], &[], &[]),
+        (&["--cache-from", "type=gha", "--cache-to", "type=gha"], &[], &[], &[]),
+        (&["--cache-from", "type=gha"], &actions, &["gha"], &[]),
+        (&["--cache-from", "type=local,src=nowhere"], &[], &[], &[]),
+    ] {
+        let args: Vec<&str> = ["ctx"].iter().chain(args).copied().collect();
+        let (plan, host) = resolved(&args, env).unwrap();
+        assert_eq!(
+            (kinds(&plan.build.cache_imports), kinds(&plan.build.cache_exports)),
+            (
+                imports.iter().map(|k| k.to_string()).collect(),
+                exports.iter().map(|k| k.to_string()).collect()
+            ),
+            "{args:?}"
+        );
+        assert_eq!(host.warnings.len(), usize::from(args.contains(&"type=local,src=nowhere")));
+        assert!(!serde_json::to_string(&plan).unwrap().contains("hush"), "a token stays outside");
+        assert_eq!(plan.secrets, [""; 0], "and no step may ask for it");
+    }
+    let (plan, host) = resolved(&["ctx", "--cache-from", "type=gha"], &actions).unwrap();
+    let entry = &plan.build.cache_imports[0];
+    assert_eq!((entry.attrs["url"].as_str(), entry.attrs["url_v2"].as_str()), ("https://r", "https://r"));
+    assert_eq!(host.secrets[0].id, entry.secrets["token"]);
+
+    let args = [
+        "ctx",
+        "--cache-from",
+        "type=local,src=other",
+        "--cache-to",
+        "type=local,dest=new,mode=max,tag=x,reset=true",
+    ];
+    let (plan, host) = resolved(&args, &[]).unwrap();
+    assert_eq!(plan.build.cache_imports[0].attrs["digest"], format!("sha256:{}", "a".repeat(64)));
+    let stores: Vec<_> =
+        plan.stores.iter().map(|store| (store.id.as_str(), store.arriving.clone())).collect();
+    assert_eq!(stores, [("local:other", None), ("local:new", Some("/ktl-out/cache-0".into()))]);
+    let [store] = host.cache_stores.as_slice() else { panic!("{:?}", host.cache_stores) };
+    assert_eq!((store.dest.to_str(), store.tag.as_str(), store.reset), (Some("/w/new"), "x", true));
+    assert_eq!(store.staging, Path::new("/w/new/.ktl-nonce-cache-0"));
+    for bad in ["type=local", "type=local,dest=ctx/Dockerfile", "type=local,dest=x,reset=maybe", "mode=max"] {
+        assert_eq!(
+            resolved(&["ctx", "--cache-to", bad], &[]).unwrap_err().exit,
+            crate::exit::Exit::Usage,
+            "{bad}"
+        );
+    }
 }
 
 #[test]

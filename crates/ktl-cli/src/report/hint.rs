@@ -27,7 +27,7 @@ pub fn of(failure: &BuildError, summary: &Summary) -> Vec<String> {
         BuildError::Output { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             vec!["the disk of the output is full".to_owned()]
         }
-        BuildError::Cancelled | BuildError::Output { .. } => Vec::new(),
+        BuildError::Cancelled | BuildError::NoCredential { .. } | BuildError::Output { .. } => Vec::new(),
     }
 }
 

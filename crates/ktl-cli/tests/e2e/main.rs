@@ -3,6 +3,7 @@
 //! One binary, one daemon and one registry for all tests; what needs a daemon of its own (to kill it) starts one.
 
 mod attributes;
+mod caches;
 mod context;
 mod failures;
 mod help;
