@@ -51,6 +51,8 @@ pub struct Build {
     pub source_policy: Option<SourcePolicy>,
     /// Names under which steps find the machine of the daemon, whose address only the daemon knows.
     pub gateway_hosts: Vec<String>,
+    /// Where nothing is said of provenance, have the least of it attached to images, if the daemon can.
+    pub default_provenance: bool,
 }
 
 /// One exporter of the daemon, with the attributes that it gets.
@@ -180,9 +182,18 @@ impl Build {
         Ok(Some(known.into_iter().chain(names).collect::<Vec<_>>().join(",")))
     }
 
-    /// This build with the secrets of its caches.
-    async fn revealed(&self, host: &dyn Host) -> Result<Build, BuildError> {
+    /// This build with all that depends on who does it: the secrets of its caches, what this daemon does unasked.
+    async fn completed(&self, client: &Client, host: &dyn Host) -> Result<Build, BuildError> {
         let mut build = self.clone();
+        if self.default_provenance && !self.frontend_attrs.contains_key(PROVENANCE) {
+            let info = client.info(ANSWER).await?;
+            let old = info.version.is_empty()
+                || info.parsed().is_some_and(|v| v > Version::new(0, 0, 0) && v < ATTESTATIONS);
+            if !old {
+                let least = "mode=min,inline-only=true".to_owned();
+                build.frontend_attrs.insert(PROVENANCE.to_owned(), least);
+            }
+        }
         for entry in build.cache_imports.iter_mut().chain(&mut build.cache_exports) {
             *entry = std::mem::take(entry).revealed(host).await?;
         }
@@ -240,11 +251,13 @@ const SINCE: &[(&str, Version, &str)] = &[
     ("ulimit", Version::new(0, 10, 0), "set limits of steps"),
     ("cgroup-parent", Version::new(0, 10, 0), "set the control group of steps"),
     ("context:", Version::new(0, 10, 0), "take named contexts"),
-    ("attest:", Version::new(0, 11, 0), "make attestations"),
+    ("attest:", ATTESTATIONS, "make attestations"),
     ("memory", Version::new(0, 31, 0), RESOURCES),
     ("memswap", Version::new(0, 31, 0), RESOURCES),
     ("cpu", Version::new(0, 31, 0), RESOURCES),
 ];
+const ATTESTATIONS: Version = Version::new(0, 11, 0);
+const PROVENANCE: &str = "attest:provenance";
 const RESOURCES: &str = "limit the memory and the processors of steps";
 
 const ADD_HOSTS: &str = "add-hosts";
@@ -273,7 +286,7 @@ pub async fn run(
     let opening = async {
         build.admit(client).await?;
         let hosts = build.hosts(client).await?;
-        let build = build.revealed(session.host.as_ref()).await?;
+        let build = build.completed(client, session.host.as_ref()).await?;
         Ok::<_, BuildError>((build, session.open(client, ANSWER).await?, hosts))
     };
     let (build, mut attached, hosts) = tokio::select! {

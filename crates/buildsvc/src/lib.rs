@@ -1,6 +1,7 @@
 //! A BuildKit client: control, session and build context, without terminals, environment or jails.
 
 pub mod annotation;
+pub mod attest;
 pub mod build;
 pub mod cache;
 pub mod client;
@@ -19,6 +20,7 @@ pub mod ocilayout;
 pub mod output;
 pub mod platform;
 mod proto;
+pub mod provenance;
 pub mod reference;
 pub mod remote;
 mod repeated;

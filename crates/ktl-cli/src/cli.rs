@@ -136,6 +136,16 @@ pub struct ResultFlags {
     /// index-descriptor (repeatable)
     #[arg(long, value_name = "ANNOTATION")]
     pub annotation: Vec<String>,
+    /// Attestation: type=provenance|sbom[,KEY=VALUE][,disabled=true] (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub attest: Vec<String>,
+    /// Provenance of the image: true, false, or mode=min|max[,KEY=VALUE] [default: mode=min for images, unless
+    /// BUILDX_NO_DEFAULT_ATTESTATIONS is set]
+    #[arg(long, value_name = "VALUE")]
+    pub provenance: Option<String>,
+    /// List of what is in the image: true, false, or generator=IMAGE
+    #[arg(long, value_name = "VALUE")]
+    pub sbom: Option<String>,
     /// Push the image to its registry (type=registry)
     #[arg(long)]
     pub push: bool,

@@ -4,6 +4,7 @@
 //! the kernel has confirmed every promise in it. [`run`] then holds the whole BuildKit conversation over the connection that
 //! the host side made. It reads no environment and no file but the context.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use buildsvc::event::Event;
 use buildsvc::export::Receiver;
 use buildsvc::session::{Output, Session, Sink, Upload};
 use buildsvc::store::ContentStore;
-use buildsvc::{build, version};
+use buildsvc::{build, provenance, version};
 use sandbox_linux::Proof;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -53,7 +54,10 @@ const FIRST_ANSWER: Duration = Duration::from_secs(20);
 /// What the guest tells the host side at the end of a build that went well.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct GuestResult {
-    pub exporter_response: std::collections::BTreeMap<String, String>,
+    pub exporter_response: BTreeMap<String, String>,
+    /// For the metadata file: the provenance of the one result, or of each platform's.
+    pub provenance: BTreeMap<String, serde_json::Value>,
+    pub warnings: Vec<serde_json::Value>,
 }
 
 /// The open ends that the build works with.
@@ -213,7 +217,10 @@ async fn hold_conversation(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestR
     });
     let mut stderr = io::stderr().lock();
     match outcome {
-        Ok(result) => {
+        Ok(mut result) => {
+            if plan.metadata.as_ref().is_some_and(|metadata| metadata.warnings) {
+                result.warnings = summary.warnings.iter().map(display::rawjson::warning).collect();
+            }
             if !matches!(plan.progress, Mode::Quiet | Mode::RawJson) {
                 let _ = write!(stderr, "{}", report::warnings(&summary));
                 if plan.verbose > 0 {
@@ -294,7 +301,15 @@ async fn converse(
         ));
     }
     let result = build::run(&client, &plan.build, session, events, cancel).await?;
-    Ok(GuestResult { exporter_response: result.exporter_response })
+    let mut provenance = BTreeMap::new();
+    if let Some(detail) = plan.metadata.as_ref().and_then(|metadata| metadata.provenance) {
+        match provenance::of_build(&client, &plan.build.reference, detail).await {
+            Ok(found) => provenance = found,
+            // A builder without history has none, and the build has succeeded.
+            Err(error) => drop(notes.send(format!("no provenance for the metadata file: {error}"))),
+        }
+    }
+    Ok(GuestResult { exporter_response: result.exporter_response, provenance, warnings: Vec::new() })
 }
 
 /// What this build offers to the daemon, and nothing else.

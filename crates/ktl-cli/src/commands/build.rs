@@ -56,7 +56,7 @@ pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
             opened.into_iter().try_for_each(Opened::commit)?;
             let manifest = result.exporter_response.get("cache.manifest");
             caches.commit(manifest.map(String::as_str), &plan.nonce)?;
-            files.write(&result)?;
+            files.write(&result, &plan.build.reference)?;
             announce(&plan, &host, &result, &ui)?;
             Ok(Exit::Ok)
         }
@@ -258,9 +258,9 @@ impl ResultFiles {
         Ok(ResultFiles { metadata: open(&host.metadata_file)?, iid: open(&host.iidfile)? })
     }
 
-    fn write(&mut self, result: &GuestResult) -> Result<(), Failure> {
+    fn write(&mut self, result: &GuestResult, reference: &str) -> Result<(), Failure> {
         if let Some(mut file) = self.metadata.take() {
-            file.write_all(&metadata(&result.exporter_response))?;
+            file.write_all(&metadata(result, reference))?;
             file.commit()?;
         }
         if let Some(mut file) = self.iid.take() {
@@ -275,17 +275,32 @@ impl ResultFiles {
     }
 }
 
-/// The exporter's answers as docker buildx writes them: values that are base64 of a JSON object or array become JSON.
-fn metadata(response: &BTreeMap<String, String>) -> Vec<u8> {
+/// The exporters' answers as docker buildx writes them, where values that are base64 of a JSON object or of a list of them become
+/// JSON, and what the builder has recorded of the build.
+fn metadata(result: &GuestResult, reference: &str) -> Vec<u8> {
+    let filled = |value: &serde_json::Value| value.as_object().is_some_and(|object| !object.is_empty());
     let decoded = |value: &String| {
         let bytes = base64::engine::general_purpose::STANDARD.decode(value).ok()?;
         let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-        (json.is_object() || json.is_array()).then_some(json)
+        let list = json
+            .as_array()
+            .is_some_and(|list| !list.is_empty() && list.iter().all(serde_json::Value::is_object));
+        (filled(&json) || list).then_some(json)
     };
-    let object: serde_json::Map<String, serde_json::Value> = response
+    let mut object: serde_json::Map<String, serde_json::Value> = result
+        .exporter_response
         .iter()
         .map(|(key, value)| (key.clone(), decoded(value).unwrap_or_else(|| value.clone().into())))
         .collect();
+    // docker buildx has a builder and a node before the reference; ktl has no names for them.
+    object.insert("buildx.build.ref".to_owned(), format!("ktl/ktl/{reference}").into());
+    for (platform, provenance) in &result.provenance {
+        let platform = if platform.is_empty() { String::new() } else { format!("/{platform}") };
+        object.insert(format!("buildx.build.provenance{platform}"), provenance.clone());
+    }
+    if !result.warnings.is_empty() {
+        object.insert("buildx.build.warnings".to_owned(), result.warnings.clone().into());
+    }
     serde_json::to_vec_pretty(&object).unwrap_or_default()
 }
 
@@ -326,12 +341,17 @@ mod tests {
     #[test]
     fn metadata_decodes_what_holds_json() {
         let encoded = base64::engine::general_purpose::STANDARD.encode(r#"{"size":7}"#);
-        let response = BTreeMap::from([
+        let exporter_response = BTreeMap::from([
             ("containerimage.descriptor".to_owned(), encoded),
             ("containerimage.digest".to_owned(), "sha256:ab".to_owned()),
             ("image.name".to_owned(), "dGVzdA==".to_owned()),
         ]);
-        let written: serde_json::Value = serde_json::from_slice(&metadata(&response)).unwrap();
+        let provenance = [("linux/amd64".to_owned(), serde_json::json!({"builder": {}}))].into();
+        let result = GuestResult { exporter_response, provenance, warnings: Vec::new() };
+        let written: serde_json::Value = serde_json::from_slice(&metadata(&result, "r1")).unwrap();
+        assert_eq!(written["buildx.build.ref"], "ktl/ktl/r1");
+        assert!(written["buildx.build.provenance/linux/amd64"].is_object());
+        assert!(written.get("buildx.build.warnings").is_none());
         assert_eq!(written["containerimage.descriptor"]["size"], 7);
         assert_eq!(written["containerimage.digest"], "sha256:ab");
         assert_eq!(written["image.name"], "dGVzdA==");

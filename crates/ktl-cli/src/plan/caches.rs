@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use buildsvc::build::CacheEntry;
 use buildsvc::cache;
+use buildsvc::csv::boolean;
 use buildsvc::digest::Digest;
 use buildsvc::session::host::Secret;
 use buildsvc::store;
@@ -87,9 +88,9 @@ impl Caches {
             "gha" => {
                 let second = match attrs.get("version") {
                     Some(version) => version == "2",
-                    None => {
-                        env.text("ACTIONS_CACHE_SERVICE_V2").is_some_and(|value| truth(&value) == Some(true))
-                    }
+                    None => env
+                        .text("ACTIONS_CACHE_SERVICE_V2")
+                        .is_some_and(|value| boolean(&value) == Some(true)),
                 };
                 fill(attrs, "token", env, &["ACTIONS_RUNTIME_TOKEN"]);
                 fill(attrs, "url", env, &["ACTIONS_CACHE_URL", "ACTIONS_RESULTS_URL"]);
@@ -156,7 +157,7 @@ impl Caches {
         }
         let reset = match entry.attrs.get("reset") {
             None => false,
-            Some(value) => truth(value)
+            Some(value) => boolean(value)
                 .ok_or_else(|| Failure::usage(format!("--cache-to: reset={value} is no boolean")))?,
         };
         let name = format!("cache-{}", self.stores.len());
@@ -219,14 +220,5 @@ fn inline_cache_argument(args: &BuildArgs, env: &Env) -> bool {
         None if arg == NAME => Some(env.text(NAME)),
         _ => None,
     });
-    value.flatten().is_some_and(|value| truth(&value) == Some(true))
-}
-
-/// A boolean as Go reads one.
-pub fn truth(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
+    value.flatten().is_some_and(|value| boolean(&value) == Some(true))
 }

@@ -5,6 +5,7 @@
 //! what the host side must do before, during and after. Both come out of one pure function; its inputs are the command line,
 //! the environment and what [`Facts`] says of the machine.
 
+mod attestations;
 mod attributes;
 mod caches;
 mod contexts;
@@ -25,6 +26,7 @@ use buildsvc::ssh::{DEFAULT_AGENT, SshSpec};
 use sandbox_linux::Promises;
 use serde::{Deserialize, Serialize};
 
+pub use attestations::Metadata;
 pub use caches::CacheStore;
 pub use sandbox::{SandboxPlan, sandbox_plan};
 pub use sealed::{GuestPlan, LookPlan, Sealing};
@@ -78,6 +80,8 @@ pub struct BuildPlan {
     pub verbose: u8,
     /// Paths to look for from inside before the build starts.
     pub probes: Vec<PathBuf>,
+    /// What the metadata file is to hold, where there is one.
+    pub metadata: Option<Metadata>,
     /// The builder must be able to keep RUN off the network.
     pub hermetic: bool,
     /// The builder's address, for messages.
@@ -257,11 +261,13 @@ pub fn resolve(
         quiet: args.display.quiet,
         verbose,
         probes: args.sandbox.sandbox_probe_path.clone(),
+        metadata: args.result.metadata_file.as_ref().map(|_| Metadata::of_env(env)),
         hermetic: args.sandbox.hermetic,
         builder: String::new(),
         promises: None,
     };
     attributes::add(args, env, facts, &mut plan.build)?;
+    attestations::add(args, env, &mut plan.build)?;
     if args.sandbox.hermetic {
         plan.build.without_network();
     }

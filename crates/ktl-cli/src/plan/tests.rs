@@ -155,6 +155,51 @@ fn what_a_build_may_do() {
 }
 
 #[test]
+fn attestations_and_their_defaults() {
+    let none: &[&str] = &[];
+    for (args, env, attrs, default) in [
+        (none, &[][..] as &[(&str, &str)], &[][..], true),
+        (&["--provenance", "false"], &[], &[], false),
+        (
+            &["--provenance=mode=max", "--sbom=true"],
+            &[],
+            &[("attest:provenance", "type=provenance,mode=max"), ("attest:sbom", "type=sbom")],
+            false,
+        ),
+        (&["--attest", "type=sbom,generator=g"], &[], &[("attest:sbom", "type=sbom,generator=g")], true),
+        (none, &[("BUILDX_NO_DEFAULT_ATTESTATIONS", "1")], &[], false),
+        (none, &[("BUILDX_NO_DEFAULT_ATTESTATIONS", "0")], &[], true),
+    ] {
+        let args: Vec<&str> = ["ctx"].iter().chain(args).copied().collect();
+        let build = resolved(&args, env).unwrap().0.build;
+        let got: Vec<_> = build
+            .frontend_attrs
+            .iter()
+            .filter(|(key, _)| key.starts_with("attest:"))
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        assert_eq!((got.as_slice(), build.default_provenance), (attrs, default), "{args:?} {env:?}");
+    }
+    assert!(resolved(&["ctx", "--load", "-t", "a", "--sbom=true"], &[]).is_err());
+    assert!(resolved(&["ctx"], &[("BUILDX_NO_DEFAULT_ATTESTATIONS", "maybe")]).is_err());
+    use buildsvc::provenance::Detail;
+    for (value, provenance) in [
+        ("", Some(Detail::Min)),
+        ("max", Some(Detail::Max)),
+        ("disabled", None),
+        ("false", None),
+        ("x", Some(Detail::Min)),
+    ] {
+        let metadata = resolved(&["ctx", "--metadata-file", "m"], &[("BUILDX_METADATA_PROVENANCE", value)])
+            .unwrap()
+            .0
+            .metadata;
+        assert_eq!(metadata, Some(Metadata { provenance, warnings: false }), "{value}");
+    }
+    assert_eq!(resolved(&["ctx"], &[]).unwrap().0.metadata, None);
+}
+
+#[test]
 fn paths_of_the_inputs_have_one_place_in_the_jail() {
     for (args, context, dockerfile) in [
         (&["ctx"][..], "/workspace", "/workspace"),
