@@ -5,6 +5,7 @@ use std::path::Path;
 const ROOTS: &[&str] = &[
     "github.com/containerd/containerd/api/services/content/v1/content.proto",
     "github.com/moby/buildkit/api/services/control/control.proto",
+    "github.com/moby/buildkit/frontend/gateway/pb/gateway.proto",
     "github.com/moby/buildkit/session/auth/auth.proto",
     "github.com/moby/buildkit/session/filesync/filesync.proto",
     "github.com/moby/buildkit/session/secrets/secrets.proto",

@@ -15,6 +15,7 @@ use crate::client::{self, Client, DaemonInfo};
 use crate::error::BuildError;
 use crate::event::Event;
 use crate::failure;
+use crate::gateway;
 use crate::proto::moby::buildkit::v1 as wire;
 use crate::session::Session;
 use crate::session::host::Host;
@@ -31,6 +32,8 @@ const LAST_TOUCHES: Duration = Duration::from_secs(10);
 /// After any other: for receivers to notice, so that nothing is written once the build has ended. One that writes into
 /// a pipe nobody reads will not.
 const LAST_WRITES: Duration = Duration::from_secs(1);
+/// After a question that failed: for the solve to end by it.
+const UNANSWERED: Duration = Duration::from_secs(5);
 /// A daemon that shuts down cancels its builds shortly before it closes its connections.
 const SHUTDOWN: Duration = Duration::from_millis(500);
 
@@ -53,6 +56,8 @@ pub struct Build {
     pub gateway_hosts: Vec<String>,
     /// Where nothing is said of provenance, have the least of it attached to images, if the daemon can.
     pub default_provenance: bool,
+    /// Nothing is built: the frontend is asked this, such as `frontend.lint`.
+    pub question: Option<String>,
 }
 
 /// One exporter of the daemon, with the attributes that it gets.
@@ -94,6 +99,8 @@ impl CacheEntry {
 pub struct BuildResult {
     /// `containerimage.digest` and the like, as the exporters name them.
     pub exporter_response: BTreeMap<String, String>,
+    /// What the frontend answered to [`Build::question`]: `result.json`, `result.txt`…
+    pub answer: BTreeMap<String, String>,
 }
 
 impl Build {
@@ -120,6 +127,9 @@ impl Build {
             if self.frontend_attrs.keys().any(|key| key.starts_with(prefix)) {
                 needs.push((*since, *what));
             }
+        }
+        if self.question.is_some() {
+            needs.push((Version::new(0, 10, 0), "be asked about a Dockerfile"));
         }
         if self.frontend_attrs.values().any(|value| value.starts_with("oci-layout://")) {
             needs.push((Version::new(0, 11, 0), "take images from directories"));
@@ -185,7 +195,16 @@ impl Build {
     /// This build with all that depends on who does it: the secrets of its caches, what this daemon does unasked.
     async fn completed(&self, client: &Client, host: &dyn Host) -> Result<Build, BuildError> {
         let mut build = self.clone();
-        if self.default_provenance && !self.frontend_attrs.contains_key(PROVENANCE) {
+        if let Some(question) = &self.question {
+            build.frontend_attrs.insert("requestid".to_owned(), question.clone());
+            let caps = build.frontend_attrs.entry("frontend.caps".to_owned()).or_default();
+            *caps = caps
+                .split(',')
+                .filter(|cap| !cap.is_empty())
+                .chain([gateway::CAPABILITY])
+                .collect::<Vec<_>>()
+                .join(",");
+        } else if self.default_provenance && !self.frontend_attrs.contains_key(PROVENANCE) {
             let info = client.info(ANSWER).await?;
             let old = info.version.is_empty()
                 || info.parsed().is_some_and(|v| v > Version::new(0, 0, 0) && v < ATTESTATIONS);
@@ -238,6 +257,8 @@ impl Build {
                 imports: entries(&self.cache_imports),
                 ..wire::CacheOptions::default()
             }),
+            // A question is no build that anybody wants to find in the daemon's history.
+            internal: self.question.is_some(),
             entitlements: self.entitlements.clone(),
             source_policy: self.source_policy.as_ref().map(SourcePolicy::to_wire),
             ..wire::SolveRequest::default()
@@ -299,13 +320,20 @@ pub async fn run(
     let solved = CancellationToken::new();
     let mut progress = std::pin::pin!(follow(client, reference.clone(), events, solved.clone()));
     let mut progress_ended = false;
+    let mut answer = BTreeMap::new();
+    let mut solve_error = None;
 
     let outcome = {
         let mut control = client.control();
         let mut request = build.request(&reference, attached.id());
         request.frontend_attrs.extend(hosts.map(|hosts| (ADD_HOSTS.to_owned(), hosts)));
+        let mut asking = build.question.is_some();
+        let frontend = if asking { std::mem::take(&mut request.frontend) } else { String::new() };
+        let attrs =
+            if asking { request.frontend_attrs.clone().into_iter().collect() } else { BTreeMap::new() };
+        let mut question = std::pin::pin!(gateway::ask(client, &reference, frontend, attrs));
         let mut solve = std::pin::pin!(client.connected(control.solve(request)));
-        loop {
+        let outcome = loop {
             tokio::select! {
                 biased;
                 reply = &mut solve => break match reply {
@@ -314,8 +342,28 @@ pub async fn run(
                 },
                 () = cancel.cancelled() => break Outcome::Cancelled,
                 () = &mut progress, if !progress_ended => progress_ended = true,
+                reply = &mut question, if asking => {
+                    asking = false;
+                    match reply {
+                        Ok(reply) => answer = reply,
+                        // One that did not reach the solve would leave it waiting.
+                        Err(status) => solve_error = Some(status),
+                    }
+                }
+                () = tokio::time::sleep(UNANSWERED), if solve_error.is_some() => {
+                    let status = solve_error.take().unwrap_or_else(|| Status::internal("no answer"));
+                    break Outcome::Answered(Err(status));
+                }
             }
+        };
+        // The solve ends by the answer's being handed back, which may be told a little later.
+        if asking
+            && matches!(outcome, Outcome::Answered(Ok(_)))
+            && let Ok(Ok(reply)) = tokio::time::timeout(UNANSWERED, &mut question).await
+        {
+            answer = reply;
         }
+        outcome
         // Here the call is dropped, which is what cancels the solve on the daemon.
     };
     solved.cancel();
@@ -347,7 +395,8 @@ pub async fn run(
             match reply {
                 Ok(response) => {
                     attached.deliveries(LAST_TOUCHES).await.complete()?;
-                    Ok(BuildResult { exporter_response: response.exporter_response.into_iter().collect() })
+                    let exporter_response = response.exporter_response.into_iter().collect();
+                    Ok(BuildResult { exporter_response, answer })
                 }
                 Err(status) => {
                     let output = attached.deliveries(LAST_WRITES).await.failure();

@@ -150,6 +150,10 @@ impl Client {
             .max_encoding_message_size(MAX_MESSAGE)
     }
 
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     pub(crate) fn content(&self) -> ContentClient<Channel> {
         ContentClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }

@@ -15,6 +15,7 @@ pub mod error;
 pub mod event;
 pub mod export;
 mod failure;
+mod gateway;
 pub mod identity;
 pub mod ocilayout;
 pub mod output;

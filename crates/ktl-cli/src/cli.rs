@@ -114,6 +114,13 @@ pub struct BuildFlags {
     /// Look for newer versions of all images that the build refers to
     #[arg(long)]
     pub pull: bool,
+    /// Ask about the Dockerfile instead of building it: check, outline or targets[,format=json] (exit 1 when a check finds
+    /// something)
+    #[arg(long, value_name = "METHOD")]
+    pub call: Option<String>,
+    /// Look for mistakes in the Dockerfile, --call check
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub check: Option<bool>,
     /// Secret for RUN --mount=type=secret: id=ID[,src=FILE|,env=VARIABLE] (repeatable)
     #[arg(long, value_name = "SPEC")]
     pub secret: Vec<String>,

@@ -55,6 +55,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(20);
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct GuestResult {
     pub exporter_response: BTreeMap<String, String>,
+    /// What the frontend answered to a question.
+    pub answer: BTreeMap<String, String>,
     /// For the metadata file: the provenance of the one result, or of each platform's.
     pub provenance: BTreeMap<String, serde_json::Value>,
     pub warnings: Vec<serde_json::Value>,
@@ -309,7 +311,8 @@ async fn converse(
             Err(error) => drop(notes.send(format!("no provenance for the metadata file: {error}"))),
         }
     }
-    Ok(GuestResult { exporter_response: result.exporter_response, provenance, warnings: Vec::new() })
+    let build::BuildResult { exporter_response, answer } = result;
+    Ok(GuestResult { exporter_response, answer, provenance, warnings: Vec::new() })
 }
 
 /// What this build offers to the daemon, and nothing else.

@@ -13,6 +13,7 @@ mod tests;
 use std::fmt::Write as _;
 
 use buildsvc::error::{BuildError, SolveFailure};
+use buildsvc::event::{SourceInfo, SourceRange};
 
 use crate::display::{FailedStep, Summary, inert};
 
@@ -42,6 +43,11 @@ pub fn render(failure: &BuildError, summary: &Summary, colour: bool) -> String {
         let _ = writeln!(out, "{}hint:{} {}", cyan.0, cyan.1, inert::text(&hint));
     }
     out
+}
+
+/// The lines of a source that something is about, without colour.
+pub fn excerpt(source: &SourceInfo, ranges: &[SourceRange]) -> String {
+    excerpt::render(source, ranges, false)
 }
 
 /// The warnings of a build, one line each, as buildx lists them; empty without any.

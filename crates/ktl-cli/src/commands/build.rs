@@ -11,6 +11,7 @@ use base64::Engine as _;
 use buildsvc::dockerconfig::DockerConfig;
 use buildsvc::output::Destination;
 
+use super::answer;
 use crate::broker::{Desk, Record, Rules};
 use crate::builder;
 use crate::caches::PendingCaches;
@@ -57,6 +58,13 @@ pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
             let manifest = result.exporter_response.get("cache.manifest");
             caches.commit(manifest.map(String::as_str), &plan.nonce)?;
             files.write(&result, &plan.build.reference)?;
+            if let Some(call) = &host.call {
+                let answer::Shown { text, end } = answer::show(call, &result.answer);
+                io::stdout().lock().write_all(text.as_bytes()).map_err(|error| {
+                    Failure::new(Exit::BuildFailed, format!("failed to print the answer: {error}"))
+                })?;
+                return end;
+            }
             announce(&plan, &host, &result, &ui)?;
             Ok(Exit::Ok)
         }
@@ -292,6 +300,13 @@ fn metadata(result: &GuestResult, reference: &str) -> Vec<u8> {
         .iter()
         .map(|(key, value)| (key.clone(), decoded(value).unwrap_or_else(|| value.clone().into())))
         .collect();
+    if !result.answer.is_empty() {
+        for (key, value) in &result.answer {
+            let json = (key == "result.json").then(|| serde_json::from_str(value).ok()).flatten();
+            object.insert(key.clone(), json.unwrap_or_else(|| value.clone().into()));
+        }
+        return serde_json::to_vec_pretty(&object).unwrap_or_default();
+    }
     // docker buildx has a builder and a node before the reference; ktl has no names for them.
     object.insert("buildx.build.ref".to_owned(), format!("ktl/ktl/{reference}").into());
     for (platform, provenance) in &result.provenance {
@@ -347,7 +362,7 @@ mod tests {
             ("image.name".to_owned(), "dGVzdA==".to_owned()),
         ]);
         let provenance = [("linux/amd64".to_owned(), serde_json::json!({"builder": {}}))].into();
-        let result = GuestResult { exporter_response, provenance, warnings: Vec::new() };
+        let result = GuestResult { exporter_response, provenance, ..GuestResult::default() };
         let written: serde_json::Value = serde_json::from_slice(&metadata(&result, "r1")).unwrap();
         assert_eq!(written["buildx.build.ref"], "ktl/ktl/r1");
         assert!(written["buildx.build.provenance/linux/amd64"].is_object());

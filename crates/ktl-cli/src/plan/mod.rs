@@ -8,6 +8,7 @@
 mod attestations;
 mod attributes;
 mod caches;
+mod call;
 mod contexts;
 mod inputs;
 mod results;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use attestations::Metadata;
 pub use caches::CacheStore;
+pub use call::Call;
 pub use sandbox::{SandboxPlan, sandbox_plan};
 pub use sealed::{GuestPlan, LookPlan, Sealing};
 
@@ -139,6 +141,8 @@ pub struct HostPlan {
     pub rooms: Vec<(PathBuf, PathBuf)>,
     pub destinations: Vec<Destination>,
     pub cache_stores: Vec<CacheStore>,
+    /// Nothing is built: this is asked.
+    pub call: Option<Call>,
     /// What the user should know before the build begins.
     pub warnings: Vec<String>,
     /// Those that the broker may give out: the ones that the builder may ask for, and those of the caches.
@@ -192,7 +196,13 @@ pub fn resolve(
 ) -> Result<(BuildPlan, HostPlan), Failure> {
     let inputs = Inputs::resolve(args, facts)?;
     let (style, outputs) = results::progress_and_outputs(args, env)?;
-    let results = Results::resolve(args, outputs, facts)?;
+    let call = Call::resolve(args)?;
+    // An answer is nothing that goes anywhere.
+    let outputs = if call.is_some() { Vec::new() } else { outputs };
+    let mut results = Results::resolve(args, outputs, facts)?;
+    if call.is_some() {
+        results = Results { exports: Vec::new(), destinations: Vec::new(), stays_in_cache: false };
+    }
     let jailed = args.sandbox.sandbox != Some(SandboxSwitch::Off);
     if !jailed {
         sandbox::refuse_jail_flags_without_jail(args)?;
@@ -215,7 +225,10 @@ pub fn resolve(
 
     let mut shared = Shared { jailed, caps: inputs.caps().into_iter().collect(), ..Shared::default() };
     shared.add_contexts(&args.build.build_context, facts)?;
-    let caches = Caches::resolve(args, env, facts, &mut shared)?;
+    let caches = match &call {
+        Some(_) => Caches::default(),
+        None => Caches::resolve(args, env, facts, &mut shared)?,
+    };
     let mut locals = shared.locals;
     let mut host_locals = shared.hosts;
     for (name, host) in inputs.locals() {
@@ -247,6 +260,7 @@ pub fn resolve(
             exports: results.exports,
             cache_imports: caches.imports,
             cache_exports: caches.exports,
+            question: call.as_ref().map(|call| format!("frontend.{}", call.method)),
             ..Build::default()
         },
         shared_key: inputs.shared_key(facts),
@@ -261,7 +275,12 @@ pub fn resolve(
         quiet: args.display.quiet,
         verbose,
         probes: args.sandbox.sandbox_probe_path.clone(),
-        metadata: args.result.metadata_file.as_ref().map(|_| Metadata::of_env(env)),
+        metadata: args
+            .result
+            .metadata_file
+            .as_ref()
+            .filter(|_| call.is_none())
+            .map(|_| Metadata::of_env(env)),
         hermetic: args.sandbox.hermetic,
         builder: String::new(),
         promises: None,
@@ -277,6 +296,7 @@ pub fn resolve(
         context: inputs.workspace,
         destinations: results.destinations,
         cache_stores: caches.stores,
+        call,
         warnings: caches.warnings,
         secrets: secrets.into_iter().chain(caches.secrets).collect(),
         agents,

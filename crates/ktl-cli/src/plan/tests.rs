@@ -200,6 +200,41 @@ fn attestations_and_their_defaults() {
 }
 
 #[test]
+fn questions_instead_of_builds() {
+    for (args, method, json) in [
+        (&["--check"][..], Some("lint"), false),
+        (&["--check=false"], None, false),
+        (&["--call", "build"], None, false),
+        (&["--call", "check,format=json"], Some("lint"), true),
+        (&["--call=outline"], Some("outline"), false),
+        (&["--call", "targets,format=json,ignorestatus=true"], Some("targets"), true),
+    ] {
+        let args: Vec<&str> =
+            ["ctx", "-t", "a", "-o", "out", "--cache-to", "x"].iter().chain(args).copied().collect();
+        let (plan, host) = resolved(&args, &[]).unwrap();
+        let call = host.call.as_ref();
+        assert_eq!(
+            (call.map(|call| call.method.as_str()), call.is_some_and(|call| call.json)),
+            (method, json),
+            "{args:?}"
+        );
+        assert_eq!(plan.build.question, method.map(|method| format!("frontend.{method}")));
+        assert_eq!(plan.build.exports.is_empty() && plan.build.cache_exports.is_empty(), method.is_some());
+    }
+    for bad in [
+        &["--call", "guess"][..],
+        &["--call", "outline,targets"],
+        &["--call", "check,format=xml"],
+        &["--check", "--call", "outline"],
+        &["--check", "--push", "-t", "a"],
+        &["--check", "--iidfile", "i"],
+    ] {
+        let args: Vec<&str> = ["ctx"].iter().chain(bad).copied().collect();
+        assert_eq!(resolved(&args, &[]).unwrap_err().exit, crate::exit::Exit::Usage, "{args:?}");
+    }
+}
+
+#[test]
 fn paths_of_the_inputs_have_one_place_in_the_jail() {
     for (args, context, dockerfile) in [
         (&["ctx"][..], "/workspace", "/workspace"),

@@ -5,6 +5,7 @@
 mod attestations;
 mod attributes;
 mod caches;
+mod calls;
 mod context;
 mod failures;
 mod help;
