@@ -25,6 +25,7 @@ pub mod provenance;
 pub mod reference;
 pub mod remote;
 mod repeated;
+mod requirements;
 pub mod secret;
 pub mod session;
 pub mod sourcepolicy;

@@ -2,6 +2,8 @@
 //!
 //! Answers come from the frontend: text is made inert, JSON is passed on as data when it is JSON.
 
+mod tables;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -15,6 +17,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::plan::Call;
 use crate::report;
+use tables::{Request, outline_text, requests_text, targets_text};
 
 /// The newest form of answers that is known here.
 const VERSION: [u64; 3] = [1, 0, 0];
@@ -183,121 +186,6 @@ fn lint_text(lint: Lint, dockerfile: &str, end: Exit) -> (String, Result<Exit, F
             (text, Ok(end))
         }
     }
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Outline {
-    name: String,
-    description: String,
-    args: Vec<Argument>,
-    secrets: Vec<Mount>,
-    ssh: Vec<Mount>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Argument {
-    name: String,
-    value: String,
-    description: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Mount {
-    name: String,
-    required: bool,
-}
-
-fn outline_text(outline: &Outline) -> String {
-    let mut parts = Vec::new();
-    if !outline.name.is_empty() || !outline.description.is_empty() {
-        let name = if outline.name.is_empty() { "(default)" } else { &outline.name };
-        let mut rows = vec![vec!["TARGET:", name]];
-        if !outline.description.is_empty() {
-            rows.push(vec!["DESCRIPTION:", &outline.description]);
-        }
-        parts.push(table(&rows, 1));
-    }
-    if !outline.args.is_empty() {
-        let mut rows = vec![vec!["BUILD ARG", "VALUE", "DESCRIPTION"]];
-        rows.extend(outline.args.iter().map(|arg| vec![arg.name.as_str(), &arg.value, &arg.description]));
-        parts.push(table(&rows, 3));
-    }
-    for (title, mounts) in [("SECRET", &outline.secrets), ("SSH", &outline.ssh)] {
-        if !mounts.is_empty() {
-            let mut rows = vec![vec![title, "REQUIRED"]];
-            rows.extend(mounts.iter().map(|m| vec![m.name.as_str(), if m.required { "true" } else { "" }]));
-            parts.push(table(&rows, 3));
-        }
-    }
-    parts.iter().map(|part| format!("{part}\n")).collect()
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Targets {
-    targets: Option<Vec<Target>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Target {
-    name: String,
-    default: bool,
-    description: String,
-}
-
-fn targets_text(list: &Targets) -> String {
-    let targets = list.targets.as_deref().unwrap_or_default();
-    let name = |target: &Target| match (target.name.as_str(), target.default) {
-        ("", true) => "(default)".to_owned(),
-        (name, true) => format!("{name} (default)"),
-        (name, false) => name.to_owned(),
-    };
-    let names: Vec<String> = targets.iter().map(name).collect();
-    let mut rows = vec![vec!["TARGET", "DESCRIPTION"]];
-    rows.extend(names.iter().zip(targets).map(|(name, target)| vec![name.as_str(), &target.description]));
-    table(&rows, 1)
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Request {
-    name: String,
-    version: String,
-    description: String,
-}
-
-fn requests_text(list: &[Request]) -> String {
-    let mut rows = vec![vec!["NAME", "VERSION", "DESCRIPTION"]];
-    rows.extend(list.iter().map(|request| {
-        vec![
-            request.name.strip_prefix("frontend.").unwrap_or(&request.name),
-            &request.version,
-            &request.description,
-        ]
-    }));
-    table(&rows, 1)
-}
-
-/// Columns as wide as their widest cell and `padding` more; the last one as it is. Go's `text/tabwriter`.
-fn table(rows: &[Vec<&str>], padding: usize) -> String {
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| inert::text(cell).into_owned()).collect()).collect();
-    let columns = rows.first().map_or(0, Vec::len);
-    let width =
-        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0) + padding;
-    let widths: Vec<usize> = (0..columns.saturating_sub(1)).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
-        for (cell, width) in row.iter().zip(&widths) {
-            let _ = write!(text, "{cell:<width$}");
-        }
-        let _ = writeln!(text, "{}", row.last().map_or("", String::as_str));
-    }
-    text
 }
 
 #[cfg(test)]
