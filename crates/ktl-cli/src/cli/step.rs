@@ -30,7 +30,39 @@ pub struct StepFlags {
     /// cpuset-cpus and cpuset-mems (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub resource: Vec<String>,
+    // As docker build had them before there was --resource.
+    #[arg(short, long, hide = true, value_name = "BYTES")]
+    pub memory: Option<String>,
+    #[arg(long, hide = true, value_name = "BYTES", allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    #[arg(short, long, hide = true, value_name = "SHARES")]
+    pub cpu_shares: Option<String>,
+    #[arg(long, hide = true, value_name = "PERIOD")]
+    pub cpu_period: Option<String>,
+    #[arg(long, hide = true, value_name = "QUOTA")]
+    pub cpu_quota: Option<String>,
+    #[arg(long, hide = true, value_name = "CPUS")]
+    pub cpuset_cpus: Option<String>,
+    #[arg(long, hide = true, value_name = "NODES")]
+    pub cpuset_mems: Option<String>,
     /// Parent of the steps' control group
     #[arg(long, value_name = "CGROUP")]
     pub cgroup_parent: Option<String>,
+}
+
+impl StepFlags {
+    /// All limits, those with flags of their own first: of several with one key the last counts.
+    pub fn resources(&self) -> Vec<String> {
+        let own = [
+            ("memory", &self.memory),
+            ("memory-swap", &self.memory_swap),
+            ("cpu-shares", &self.cpu_shares),
+            ("cpu-period", &self.cpu_period),
+            ("cpu-quota", &self.cpu_quota),
+            ("cpuset-cpus", &self.cpuset_cpus),
+            ("cpuset-mems", &self.cpuset_mems),
+        ];
+        let own = own.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?)));
+        own.chain(self.resource.iter().cloned()).collect()
+    }
 }

@@ -48,7 +48,7 @@ pub fn add(args: &BuildArgs, env: &Env, facts: &Facts, build: &mut Build) -> Res
     if !ulimits.is_empty() {
         set("ulimit", ulimits);
     }
-    for (key, value) in steps::resources(&flags.resource).map_err(usage("--resource"))? {
+    for (key, value) in steps::resources(&flags.resources()).map_err(usage("--resource"))? {
         set(key, value);
     }
     if let Some(parent) = flags.cgroup_parent.as_ref().filter(|parent| !parent.is_empty()) {

@@ -97,6 +97,23 @@ fn flags_become_attributes_of_the_frontend() {
             &[],
             &[("memory", "1073741824"), ("cgroup-parent", "/p")],
         ),
+        (
+            &[
+                "ctx",
+                "-m",
+                "1g",
+                "--memory-swap",
+                "-1",
+                "-c",
+                "7",
+                "--cpuset-cpus",
+                "0",
+                "--resource",
+                "memory=2k",
+            ],
+            &[],
+            &[("memory", "2048"), ("memswap", "-1"), ("cpushares", "7"), ("cpusetcpus", "0")],
+        ),
         (&["ctx", "--no-cache-filter", "a,b", "--no-cache-filter", "c"], &[], &[("no-cache", "a,b,c")]),
         (&["ctx", "--hermetic"], &[], &[("force-network-mode", "none"), ("cmdline", "")]),
     ] {
