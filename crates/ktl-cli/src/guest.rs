@@ -4,8 +4,10 @@
 //! the kernel has confirmed every promise in it. [`run`] then holds the whole BuildKit conversation over the connection that
 //! the host side made. It reads no environment and no file but the context.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +17,9 @@ use buildsvc::context::{LocalDir, fence};
 use buildsvc::error::BuildError;
 use buildsvc::event::Event;
 use buildsvc::export::Receiver;
-use buildsvc::session::{Output, Session, Sink};
-use buildsvc::{build, version};
+use buildsvc::session::{Output, Session, Sink, Upload};
+use buildsvc::store::ContentStore;
+use buildsvc::{build, provenance, version};
 use sandbox_linux::Proof;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -51,7 +54,12 @@ const PLAN_LIMIT: usize = 4 << 20;
 /// What the guest tells the host side at the end of a build that went well.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct GuestResult {
-    pub exporter_response: std::collections::BTreeMap<String, String>,
+    pub exporter_response: BTreeMap<String, String>,
+    /// What the frontend answered to a question.
+    pub answer: BTreeMap<String, String>,
+    /// For the metadata file: the provenance of the one result, or of each platform's.
+    pub provenance: BTreeMap<String, serde_json::Value>,
+    pub warnings: Vec<serde_json::Value>,
 }
 
 /// The open ends that the build works with.
@@ -62,6 +70,7 @@ pub struct Ends {
     pub cancel: Cancel,
     /// By number, as [`GuestOutput::Descriptor`] has them.
     pub outputs: Vec<(i32, OwnedFd)>,
+    pub upload: Option<OwnedFd>,
 }
 
 /// Entry of the staged binary inside the jail.
@@ -106,11 +115,13 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
             _ => None,
         })
         .collect::<Result<_, _>>()?;
+    let upload = plan.upload.as_ref().map(|upload| take(upload.descriptor)).transpose()?;
     let ends = Ends {
         connection: take(fd::CONNECTION)?,
         broker: take(fd::BROKER)?,
         cancel: Cancel::Control(take(fd::CONTROL)?),
         outputs,
+        upload,
     };
     let (exit, result) = run(&plan, ends);
     if let Some(result) = result {
@@ -200,13 +211,17 @@ pub fn run(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestResult>) {
 
 async fn hold_conversation(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestResult>) {
     let cancel = CancellationToken::new();
-    let signal = cancel::watch(ends.cancel, cancel.clone());
+    let Ends { connection, broker, outputs, upload, cancel: source } = ends;
+    let signal = cancel::watch(source, cancel.clone());
     let (events, updates) = mpsc::channel(256);
     let (notes, noted) = mpsc::unbounded_channel();
     let display = Display::new(plan.progress, display::Output::stderr(plan.colour));
     let display = tokio::spawn(show(display, updates, noted));
 
-    let outcome = converse(plan, ends.connection, ends.broker, ends.outputs, (events, notes), cancel).await;
+    let outcome = match session(plan, broker, outputs, upload) {
+        Ok(session) => converse(plan, connection, session, (events, notes), cancel).await,
+        Err(failure) => Err(failure.into()),
+    };
     let mut display = match display.await {
         Ok(display) => display,
         Err(_) => return (Exit::Internal, None),
@@ -218,7 +233,10 @@ async fn hold_conversation(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestR
     });
     let mut stderr = io::stderr().lock();
     match outcome {
-        Ok(result) => {
+        Ok(mut result) => {
+            if plan.metadata.as_ref().is_some_and(|metadata| metadata.warnings) {
+                result.warnings = summary.warnings.iter().map(display::rawjson::warning).collect();
+            }
             if !matches!(plan.progress, Mode::Quiet | Mode::RawJson) {
                 let _ = write!(stderr, "{}", report::warnings(&summary));
                 if plan.verbose > 0 {
@@ -268,14 +286,10 @@ impl From<Failure> for Ended {
 async fn converse(
     plan: &BuildPlan,
     connection: OwnedFd,
-    broker: OwnedFd,
-    outputs: Vec<(i32, OwnedFd)>,
+    session: Session,
     (events, notes): (mpsc::Sender<Event>, mpsc::UnboundedSender<String>),
     cancel: CancellationToken,
 ) -> Result<GuestResult, Ended> {
-    let broker = BrokerClient::new(broker)
-        .map_err(|error| Failure::internal(format!("failed to use the broker's socket: {error}")))?;
-    let session = session(plan, broker, outputs)?;
     let stream = Stream::open(connection)
         .map_err(|error| Failure::internal(format!("failed to use the builder's connection: {error}")))?;
     let client = tokio::select! {
@@ -304,15 +318,27 @@ async fn converse(
         ));
     }
     let result = build::run(&client, &plan.build, session, &plan.patience, events, cancel).await?;
-    Ok(GuestResult { exporter_response: result.exporter_response })
+    let mut provenance = BTreeMap::new();
+    if let Some(detail) = plan.metadata.as_ref().and_then(|metadata| metadata.provenance) {
+        match provenance::of_build(&client, &plan.build.reference, detail).await {
+            Ok(found) => provenance = found,
+            // A builder without history has none, and the build has succeeded.
+            Err(error) => drop(notes.send(format!("no provenance for the metadata file: {error}"))),
+        }
+    }
+    let build::BuildResult { exporter_response, answer } = result;
+    Ok(GuestResult { exporter_response, answer, provenance, warnings: Vec::new() })
 }
 
 /// What this build offers to the daemon, and nothing else.
 fn session(
     plan: &BuildPlan,
-    broker: Arc<BrokerClient>,
+    broker: OwnedFd,
     mut outputs: Vec<(i32, OwnedFd)>,
+    upload: Option<OwnedFd>,
 ) -> Result<Session, Failure> {
+    let broker = BrokerClient::new(broker)
+        .map_err(|error| Failure::internal(format!("failed to use the broker's socket: {error}")))?;
     let mut session = Session {
         shared_key: plan.shared_key.clone(),
         locals: Default::default(),
@@ -320,6 +346,8 @@ fn session(
         host: broker.clone(),
         secrets: plan.secrets.iter().cloned().collect(),
         agents: plan.agents.iter().cloned().collect(),
+        stores: Default::default(),
+        upload: None,
     };
     let hidden = crate::outputs::staging_name(&plan.nonce);
     for local in &plan.locals {
@@ -330,6 +358,21 @@ fn session(
     let dockerfile = plan.build.frontend_attrs.get("filename").map_or("Dockerfile", String::as_str);
     session.locals = fence(std::mem::take(&mut session.locals), dockerfile)
         .map_err(|error| Failure::usage(format!("the build context: {}", chain(&error))))?;
+    for store in &plan.stores {
+        let open = |path: &PathBuf| {
+            let dir = LocalDir::open(&store.id, path)
+                .map_err(|error| Failure::usage(format!("failed to open {}: {error}", path.display())))?;
+            Ok::<_, Failure>(dir.with_opener(broker.clone()))
+        };
+        let mut opened = ContentStore::reading(store.existing.as_ref().map(open).transpose()?);
+        if let Some(dir) = &store.arriving {
+            opened = opened.writing_to(dir.clone());
+        }
+        session.stores.insert(store.id.clone(), opened);
+    }
+    if let (Some(upload), Some(rest)) = (&plan.upload, upload) {
+        session.upload = Some(Upload { id: upload.id.clone(), head: upload.head.clone(), rest: rest.into() });
+    }
     for output in &plan.outputs {
         session.outputs.push(match output {
             GuestOutput::None => None,

@@ -36,6 +36,8 @@ pub struct Rooms<'a> {
     pub context: &'a Path,
     /// The directory of a Dockerfile outside of the context.
     pub dockerfile: Option<&'a Path>,
+    /// Further directories on the host, read-only, and where they are inside.
+    pub inputs: &'a [(PathBuf, PathBuf)],
     /// Empty directories on the host, and where they are inside.
     pub outputs: Vec<(PathBuf, PathBuf)>,
     /// Descriptors that are handed in.
@@ -82,6 +84,7 @@ pub fn prepare<'a>(
         cache: &host.cache,
         context: &host.context,
         dockerfile: None,
+        inputs: &host.rooms,
         outputs: Vec::new(),
         fds: vec![fd::PLAN, fd::CONNECTION, fd::BROKER, fd::CONTROL, fd::RESULT],
     };
@@ -102,6 +105,11 @@ pub fn prepare<'a>(
         } else {
             GuestOutput::None
         };
+    }
+    rooms.outputs.extend(host.cache_stores.iter().map(|store| (store.staging.clone(), store.guest.clone())));
+    if let Some(upload) = &mut plan.upload {
+        upload.descriptor = fd::OUTPUTS + i32::try_from(outputs.len()).unwrap_or(i32::MAX - fd::OUTPUTS);
+        rooms.fds.push(upload.descriptor);
     }
     let prepared = open(rooms, sandbox, Some(WAY_OUT), log, ui)?;
     plan.promises = Some(prepared.promises());
@@ -186,6 +194,7 @@ pub fn settle(policy: Policy, rooms: Rooms<'_>, sandbox: &SandboxPlan) -> Result
     if let Some(dir) = rooms.dockerfile {
         binds.push(bind(dir, guest_path::DOCKERFILE, false));
     }
+    binds.extend(rooms.inputs.iter().map(|(src, dst)| bind(src, dst, false)));
     for (staging, dst) in rooms.outputs {
         binds.push(bind(&staging, &dst, true));
         writable.push((staging, dst));
@@ -298,6 +307,8 @@ pub struct Handed {
     pub broker: OwnedFd,
     /// By index of the exporter.
     pub outputs: Vec<Option<OwnedFd>>,
+    /// The rest of an archive that came on standard input.
+    pub upload: Option<OwnedFd>,
 }
 
 /// Starts the guest of a build, calls `after_fork` once threads are allowed, and waits for the end.
@@ -316,6 +327,9 @@ pub fn run(
         if let (GuestOutput::Descriptor { number, .. }, Some(open)) = (output, handed) {
             fds.push((open, *number));
         }
+    }
+    if let (Some(upload), Some(open)) = (&plan.upload, handed.upload) {
+        fds.push((open, upload.descriptor));
     }
     start(prepared, &Sealing::Build(plan), fds, Some(control_host.into()), ui, after_fork)
 }

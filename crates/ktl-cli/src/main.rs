@@ -5,6 +5,7 @@
 
 mod broker;
 mod builder;
+mod caches;
 mod cancel;
 mod cli;
 mod commands;
@@ -20,6 +21,7 @@ mod launch;
 mod log;
 mod look;
 mod outputs;
+mod piped;
 mod plan;
 mod private;
 mod report;

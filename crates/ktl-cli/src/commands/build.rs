@@ -15,8 +15,10 @@ use buildsvc::dockerconfig::DockerConfig;
 use buildsvc::dockerfile;
 use buildsvc::output::Destination;
 
+use super::answer;
 use crate::broker::{Desk, Rules};
 use crate::builder;
+use crate::caches::PendingCaches;
 use crate::cancel::Cancel;
 use crate::cli::BuildArgs;
 use crate::dial::{self, Connection};
@@ -27,6 +29,7 @@ use crate::guest::{self, Ends, GuestResult};
 use crate::launch::{self, Handed};
 use crate::log::Log;
 use crate::outputs::{self, Opened, PendingFile};
+use crate::piped::{self, Intake};
 use crate::plan::{self, BuildPlan, Facts, GuestOutput, HostPlan, Kind};
 use crate::private::{Network, start};
 use crate::tls::TlsFiles;
@@ -34,7 +37,11 @@ use crate::ui::Ui;
 
 pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let ui = Ui { verbose: verbose > 0, quiet: args.display.quiet };
-    let (plan, host) = plan::resolve(args, verbose, env, &facts(env)?)?;
+    let mut facts = facts(env)?;
+    let intake = Intake::take(args, &facts, &plan::cache_dir(env, &facts)?)?;
+    facts.scratch = intake.dir.clone();
+    facts.piped = intake.piped.clone();
+    let (plan, host) = plan::resolve(args, verbose, env, &facts)?;
     refuse_tar_on_a_terminal(&host)?;
     let log = match host.sandbox {
         Some(_) => Log::open(&host.log, "build", &host.cache, &ui)?,
@@ -63,11 +70,24 @@ fn build(
     plan.builder = connection.address.to_string();
 
     let mut files = ResultFiles::open(host, &plan.nonce)?;
+    for warning in &host.warnings {
+        ui.line(format_args!("WARNING: {warning}"));
+    }
+    let caches = PendingCaches::open(&host.cache_stores)?;
     let (mut opened, _tidier) = outputs::open(&host.destinations, &plan.nonce)?;
     match hold(&mut plan, host, connection, &mut opened, env, log, ui) {
         Ok((Exit::Ok, Some(result))) => {
             opened.into_iter().try_for_each(Opened::commit)?;
-            files.write(&result)?;
+            let manifest = result.exporter_response.get("cache.manifest");
+            caches.commit(manifest.map(String::as_str), &plan.nonce)?;
+            files.write(&result, &plan.build.reference)?;
+            if let Some(call) = &host.call {
+                let answer::Shown { text, end } = answer::show(call, &result.answer);
+                io::stdout().lock().write_all(text.as_bytes()).map_err(|error| {
+                    Failure::new(Exit::BuildFailed, format!("failed to print the answer: {error}"))
+                })?;
+                return end;
+            }
             announce(&plan, host, &result, ui)?;
             Ok(Exit::Ok)
         }
@@ -96,6 +116,9 @@ fn hold(
     let (desk_end, guest_end) = UnixStream::pair()
         .map_err(|error| Failure::internal(format!("failed to make the broker's socket: {error}")))?;
     let rules = rules(plan, host, env, ui)?;
+    let upload = plan.upload.as_ref().map(|_| piped::stdin()).transpose();
+    let upload =
+        upload.map_err(|error| Failure::internal(format!("failed to duplicate standard input: {error}")))?;
     let mut desk = None;
     let serve = || {
         if let Some(relay) = relay {
@@ -111,7 +134,7 @@ fn hold(
         Some(sandbox) => {
             let prepared = launch::prepare(plan, host, sandbox, opened, log, ui)?;
             let outputs = opened.iter_mut().map(Opened::descriptor).collect::<Result<Vec<_>, _>>()?;
-            let handed = Handed { connection: stream, broker: guest_end.into(), outputs };
+            let handed = Handed { connection: stream, broker: guest_end.into(), outputs, upload };
             launch::run(prepared, plan, handed, ui, serve)
         }
         None => {
@@ -128,8 +151,13 @@ fn hold(
                     (None, None) => GuestOutput::None,
                 };
             }
-            let ends =
-                Ends { connection: stream, broker: guest_end.into(), cancel: Cancel::Signals, outputs };
+            let ends = Ends {
+                connection: stream,
+                broker: guest_end.into(),
+                cancel: Cancel::Signals,
+                outputs,
+                upload,
+            };
             Ok(guest::run(plan, ends))
         }
     };
@@ -154,8 +182,11 @@ pub fn facts(env: &Env) -> Result<Facts, Failure> {
         live_view: io::stderr().is_terminal() && env.get(env::CI).is_none() && !env.is_dumb_terminal(),
         nonce: random_hex::<16>()?,
         reference: random_hex::<12>()?,
+        scratch: None,
+        piped: None,
         kind_of,
         real: |path| path.canonicalize().ok(),
+        read: read_bounded,
     })
 }
 
@@ -166,6 +197,20 @@ fn kind_of(path: &Path) -> Kind {
         Ok(found) if found.is_file() => Kind::File,
         Ok(_) => Kind::Other,
     }
+}
+
+/// Of a regular file: a pipe without a writer would hold ktl up before it has said anything.
+fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::other(format!("larger than {limit} bytes")));
+    }
+    Ok(bytes)
 }
 
 fn random_hex<const BYTES: usize>() -> Result<String, Failure> {
@@ -262,9 +307,9 @@ impl ResultFiles {
         Ok(ResultFiles { metadata: open(&host.metadata_file)?, iid: open(&host.iidfile)? })
     }
 
-    fn write(&mut self, result: &GuestResult) -> Result<(), Failure> {
+    fn write(&mut self, result: &GuestResult, reference: &str) -> Result<(), Failure> {
         if let Some(mut file) = self.metadata.take() {
-            file.write_all(&metadata(&result.exporter_response))?;
+            file.write_all(&metadata(result, reference))?;
             file.commit()?;
         }
         if let Some(mut file) = self.iid.take() {
@@ -279,17 +324,39 @@ impl ResultFiles {
     }
 }
 
-/// The exporter's answers as docker buildx writes them: values that are base64 of a JSON object or array become JSON.
-fn metadata(response: &BTreeMap<String, String>) -> Vec<u8> {
+/// The exporters' answers as docker buildx writes them, where values that are base64 of a JSON object or of a list of them become
+/// JSON, and what the builder has recorded of the build.
+fn metadata(result: &GuestResult, reference: &str) -> Vec<u8> {
+    let filled = |value: &serde_json::Value| value.as_object().is_some_and(|object| !object.is_empty());
     let decoded = |value: &String| {
         let bytes = base64::engine::general_purpose::STANDARD.decode(value).ok()?;
         let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-        (json.is_object() || json.is_array()).then_some(json)
+        let list = json
+            .as_array()
+            .is_some_and(|list| !list.is_empty() && list.iter().all(serde_json::Value::is_object));
+        (filled(&json) || list).then_some(json)
     };
-    let object: serde_json::Map<String, serde_json::Value> = response
+    let mut object: serde_json::Map<String, serde_json::Value> = result
+        .exporter_response
         .iter()
         .map(|(key, value)| (key.clone(), decoded(value).unwrap_or_else(|| value.clone().into())))
         .collect();
+    if !result.answer.is_empty() {
+        for (key, value) in &result.answer {
+            let json = (key == "result.json").then(|| serde_json::from_str(value).ok()).flatten();
+            object.insert(key.clone(), json.unwrap_or_else(|| value.clone().into()));
+        }
+        return serde_json::to_vec_pretty(&object).unwrap_or_default();
+    }
+    // docker buildx has a builder and a node before the reference; ktl has no names for them.
+    object.insert("buildx.build.ref".to_owned(), format!("ktl/ktl/{reference}").into());
+    for (platform, provenance) in &result.provenance {
+        let platform = if platform.is_empty() { String::new() } else { format!("/{platform}") };
+        object.insert(format!("buildx.build.provenance{platform}"), provenance.clone());
+    }
+    if !result.warnings.is_empty() {
+        object.insert("buildx.build.warnings".to_owned(), result.warnings.clone().into());
+    }
     serde_json::to_vec_pretty(&object).unwrap_or_default()
 }
 
@@ -330,12 +397,17 @@ mod tests {
     #[test]
     fn metadata_decodes_what_holds_json() {
         let encoded = base64::engine::general_purpose::STANDARD.encode(r#"{"size":7}"#);
-        let response = BTreeMap::from([
+        let exporter_response = BTreeMap::from([
             ("containerimage.descriptor".to_owned(), encoded),
             ("containerimage.digest".to_owned(), "sha256:ab".to_owned()),
             ("image.name".to_owned(), "dGVzdA==".to_owned()),
         ]);
-        let written: serde_json::Value = serde_json::from_slice(&metadata(&response)).unwrap();
+        let provenance = [("linux/amd64".to_owned(), serde_json::json!({"builder": {}}))].into();
+        let result = GuestResult { exporter_response, provenance, ..GuestResult::default() };
+        let written: serde_json::Value = serde_json::from_slice(&metadata(&result, "r1")).unwrap();
+        assert_eq!(written["buildx.build.ref"], "ktl/ktl/r1");
+        assert!(written["buildx.build.provenance/linux/amd64"].is_object());
+        assert!(written.get("buildx.build.warnings").is_none());
         assert_eq!(written["containerimage.descriptor"]["size"], 7);
         assert_eq!(written["containerimage.digest"], "sha256:ab");
         assert_eq!(written["image.name"], "dGVzdA==");

@@ -1,5 +1,7 @@
 //! What the command line comes to, in tables.
 
+mod asked;
+
 use std::ffi::OsStr;
 
 use clap::Parser;
@@ -20,13 +22,31 @@ fn facts() -> Facts {
         live_view: false,
         nonce: "nonce".into(),
         reference: "ref".into(),
+        scratch: None,
+        piped: None,
         kind_of: |path| match path.to_str().unwrap_or_default() {
             "/w/ctx" | "/w/ctx/sub" | "/w/other" => Kind::Directory,
-            "/w/ctx/Dockerfile" | "/w/ctx/sub/D" | "/w/other/Dockerfile" | "/w/key" => Kind::File,
+            "/w/other/blobs/sha256/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+            | "/w/ctx/Dockerfile"
+            | "/w/ctx/sub/D"
+            | "/w/other/Dockerfile"
+            | "/w/key" => Kind::File,
             "/w/agent.sock" => Kind::Other,
             _ => Kind::Missing,
         },
         real: |_| None,
+        read: |path, _| {
+            match path.to_str().unwrap_or_default() {
+            "/w/other/index.json" => Ok(br#"{"manifests":[{"digest":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+                "annotations":{"org.opencontainers.image.ref.name":"latest"}}]}"#
+                .to_vec()),
+            "/w/policy.json" => {
+                Ok(br#"{"rules":[{"action":"DENY","selector":{"identifier":"*"}}]}"#.to_vec())
+            }
+            "/w/broken.json" => Ok(b"{".to_vec()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+        },
     }
 }
 
@@ -64,6 +84,38 @@ fn flags_become_attributes_of_the_frontend() {
             &[("SOURCE_DATE_EPOCH", "7")],
             &[("build-arg:SOURCE_DATE_EPOCH", "8")],
         ),
+        (&["ctx", "--network", "none"], &[], &[("force-network-mode", "none")]),
+        (&["ctx", "--network=host"], &[], &[("force-network-mode", "host")]),
+        (
+            &["ctx", "--add-host", "a:1.2.3.4", "--add-host", "b=::1"],
+            &[],
+            &[("add-hosts", "a=1.2.3.4,b=::1")],
+        ),
+        (&["ctx", "--shm-size", "64m"], &[], &[("shm-size", "67108864")]),
+        (&["ctx", "--ulimit", "nofile=5", "--ulimit", "core=0:1"], &[], &[("ulimit", "core=0:1,nofile=5:5")]),
+        (
+            &["ctx", "--resource", "memory=1g", "--cgroup-parent", "/p"],
+            &[],
+            &[("memory", "1073741824"), ("cgroup-parent", "/p")],
+        ),
+        (
+            &[
+                "ctx",
+                "-m",
+                "1g",
+                "--memory-swap",
+                "-1",
+                "-c",
+                "7",
+                "--cpuset-cpus",
+                "0",
+                "--resource",
+                "memory=2k",
+            ],
+            &[],
+            &[("memory", "2048"), ("memswap", "-1"), ("cpushares", "7"), ("cpusetcpus", "0")],
+        ),
+        (&["ctx", "--no-cache-filter", "a,b", "--no-cache-filter", "c"], &[], &[("no-cache", "a,b,c")]),
         (&["ctx", "--hermetic"], &[], &[("force-network-mode", "none"), ("cmdline", "")]),
     ] {
         let got = attrs(args, env);

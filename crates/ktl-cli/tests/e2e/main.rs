@@ -2,6 +2,10 @@
 //!
 //! One binary, one daemon and one registry for all tests; what needs a daemon of its own (to kill it) starts one.
 
+mod attestations;
+mod attributes;
+mod caches;
+mod calls;
 mod container;
 mod context;
 mod demos;
@@ -9,6 +13,7 @@ mod doctor;
 mod exec;
 mod failures;
 mod help;
+mod inputs;
 mod invariants;
 mod jail;
 mod kill;

@@ -97,6 +97,7 @@ pub fn run(args: &ProbeArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
             cache: &cache,
             context: &context,
             dockerfile: None,
+            inputs: &[],
             outputs: Vec::new(),
             fds: vec![fd::PLAN, fd::RESULT],
         };

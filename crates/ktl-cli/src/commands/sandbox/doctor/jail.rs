@@ -227,8 +227,14 @@ impl Trial<'_> {
     ) -> Result<(Check, Option<Result<Introduced, String>>), Failure> {
         let mut fds = vec![fd::PLAN, fd::RESULT];
         fds.extend(connection.is_some().then_some(fd::CONNECTION));
-        let rooms =
-            Rooms { cache: self.cache, context: self.context, dockerfile: None, outputs: Vec::new(), fds };
+        let rooms = Rooms {
+            cache: self.cache,
+            context: self.context,
+            dockerfile: None,
+            inputs: &[],
+            outputs: Vec::new(),
+            fds,
+        };
         let prepared = launch::open(rooms, sandbox, None, self.log, self.ui)?;
         let plan = LookPlan {
             version: plan::VERSION,
