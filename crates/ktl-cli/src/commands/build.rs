@@ -62,7 +62,7 @@ fn build(
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
     let candidates = builder::candidates(&args.builder, env)?;
     let network = if plan.hermetic { Network::None } else { Network::Host };
-    let (candidates, _lease) = start::ensure(candidates, &args.builder.private, network, env, &ui)?;
+    let (candidates, _lease) = start::ensure(candidates, &args.builder.private, network, env, ui)?;
     if host.sandbox.is_none() {
         ui.line(format_args!("[sandbox] off: this build's client runs with all your rights"));
     }
@@ -246,7 +246,8 @@ fn rules(plan: &BuildPlan, host: &HostPlan, env: &Env, ui: &Ui) -> Result<Rules,
         }),
         None => DockerConfig::default(),
     };
-    let names = plan::names(&plan.build, &dockerfile(&host.dockerfile, ui), &host.allowed_registries);
+    let names =
+        plan::names(&plan.build, &dockerfile(host.dockerfile.as_deref(), ui), &host.allowed_registries);
     ui.verbose(format_args!(
         "[broker] registries of this build: {}",
         names.hosts().collect::<Vec<_>>().join(", ")
@@ -265,7 +266,13 @@ fn rules(plan: &BuildPlan, host: &HostPlan, env: &Env, ui: &Ui) -> Result<Rules,
 
 /// The Dockerfile's text, for the images that it names. One that cannot be read names none, and the builder will say what
 /// is wrong with it.
-fn dockerfile(path: &Path, ui: &Ui) -> String {
+fn dockerfile(path: Option<&Path>, ui: &Ui) -> String {
+    let Some(path) = path else {
+        ui.verbose(format_args!(
+            "[broker] the Dockerfile comes with the remote context, so logins go to registries of --tag, caches and --allow-registry only"
+        ));
+        return String::new();
+    };
     let mut bytes = Vec::new();
     let read = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     let read = read.and_then(|file| match file.metadata()?.is_file() {

@@ -173,8 +173,9 @@ impl Inputs {
         context.into_iter().chain(self.dockerfile_dir.as_deref().map(|dir| ("dockerfile", dir))).collect()
     }
 
-    pub fn dockerfile(&self) -> PathBuf {
-        self.dockerfile_dir.join(&self.dockerfile_name)
+    /// The Dockerfile on this machine.
+    pub fn dockerfile(&self) -> Option<PathBuf> {
+        self.dockerfile_dir.as_ref().map(|dir| dir.join(&self.dockerfile_name))
     }
 
     /// Where a host path of the inputs is in the jail: the one place where this mapping is made.

@@ -155,7 +155,8 @@ pub struct HostPlan {
     pub secrets: Vec<SecretSource>,
     pub agents: Vec<AgentSource>,
     pub max_signatures: u32,
-    pub dockerfile: PathBuf,
+    /// `None` when the builder fetches it with a remote context.
+    pub dockerfile: Option<PathBuf>,
     pub allowed_registries: Vec<Allowed>,
     pub docker_config: Option<PathBuf>,
     /// Instead of the `config.json` there.
