@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use rustix::process::WaitOptions;
+use rustix::process::{DumpableBehavior, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::env;
@@ -48,6 +48,9 @@ const PASSED_ON: [Signal; 8] = [
 /// Makes the plan's files, starts the program and waits for its end. A byte on `control` is a signal for it.
 pub fn run(plan: &ExecPlan, control: OwnedFd) -> Result<Ended, Failure> {
     let failed = |what: &str, error: io::Error| Failure::internal(format!("failed to {what}: {error}"));
+    // The program has the guest's ids, and no business with its memory and descriptors.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| failed("close this process to others", error.into()))?;
     for (path, text) in &plan.files {
         if let Err(error) = write_whole(path, text, &plan.nonce) {
             let _ = writeln!(io::stderr().lock(), "[sandbox] {}: {error}", path.display());

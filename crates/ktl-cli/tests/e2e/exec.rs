@@ -166,7 +166,7 @@ fn nothing_of_the_host_is_there() {
         "for f in /etc/shadow /etc/passwd /workspace/shadow /workspace/key {home}/.ssh/id /run/docker.sock /var/run/docker.sock \
          /run/containerd/containerd.sock /ktl-cache /run/buildkit; do [ -e $f ] && echo seen $f; done; \
          (: </dev/tcp/127.0.0.1/{port}) 2>/dev/null && echo connected; [ -n \"$SECRET$KTL_SANDBOX_NONCE$SSH_AUTH_SOCK\" ] && echo leaked; \
-         for fd in /proc/self/fd/*; do [ ${{fd##*/}} -gt 2 ] && [ -e $fd ] && echo open $fd; done; echo done"
+         (: </proc/$PPID/fd/7) 2>/dev/null && echo the guests result; (: </proc/$PPID/environ) 2>/dev/null && echo the guests nonce; for fd in /proc/self/fd/*; do [ ${{fd##*/}} -gt 2 ] && [ -e $fd ] && echo open $fd; done; echo done"
     );
     for way in WAYS {
         let mut command = exec(&world, way, &["-q", "--builder", "none", "--", "bash", "-c", &text]);
