@@ -2,6 +2,7 @@
 //!
 //! One binary, one daemon and one registry for all tests; what needs a daemon of its own (to kill it) starts one.
 
+mod clients;
 mod container;
 mod context;
 mod exec;
