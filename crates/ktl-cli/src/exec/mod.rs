@@ -6,6 +6,7 @@
 //! as it was.
 
 pub mod door;
+pub mod errand;
 mod loader;
 pub mod program;
 pub mod room;

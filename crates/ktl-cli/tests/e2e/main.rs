@@ -6,6 +6,7 @@ mod attestations;
 mod attributes;
 mod caches;
 mod calls;
+mod clients;
 mod container;
 mod context;
 mod demos;

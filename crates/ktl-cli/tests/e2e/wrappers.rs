@@ -8,7 +8,7 @@ use std::process::Command;
 
 use xtask::parts::{DockerEngine, ScratchDir};
 
-use crate::exec::{OCI, digest, theirs};
+use crate::clients::{OCI, digest, theirs};
 use crate::ktl::{PARTS, Ran, World, is_root};
 
 const RUNTIMES: [&str; 2] = ["nsjail", "native"];

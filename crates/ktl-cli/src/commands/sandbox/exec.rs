@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use sandbox_linux::{Bind, Overrides, Policy, Tenant};
+use sandbox_linux::{Bind, Overrides, Tenant};
 
 use crate::builder::{self, Candidate};
 use crate::cli::{BuilderFlags, JailFlags, LogFlags};
@@ -15,6 +15,7 @@ use crate::dial;
 use crate::display::inert;
 use crate::env::Env;
 use crate::exec::door::Door;
+use crate::exec::errand::Errand;
 use crate::exec::program::{self, Programs};
 use crate::exec::room::{self, Brought};
 use crate::exec::sockets;
@@ -111,7 +112,7 @@ fn exec(args: &ExecArgs, verbose: u8, facts: &Facts, env: &Env, log: &Log, ui: &
     let context = directory("--context", &facts.cwd.join(&args.context))?;
     let runtime = runtime::find(&sandbox)?;
     let policy = launch::policy(&sandbox)?;
-    let errand = Errand::of(args, &policy)?;
+    let errand = Errand::of(&args.command, &policy)?;
 
     let engine = sockets::engine(args.docker_socket.as_deref(), errand.is_dockers(), env, &facts.cwd)?;
     sockets::refuse(&sandbox.binds, engine.as_deref(), env)?;
@@ -171,63 +172,6 @@ fn exec(args: &ExecArgs, verbose: u8, facts: &Facts, env: &Env, log: &Log, ui: &
     }
     drop(tidier);
     outcome
-}
-
-/// What to run.
-#[derive(Debug)]
-struct Errand {
-    /// The program's name for itself, and its arguments.
-    argv: Vec<OsString>,
-    program: Program,
-}
-
-#[derive(Debug)]
-enum Program {
-    /// To be found on this host and shown.
-    Found(OsString),
-    /// The policy's own, at a path that the policy itself shows.
-    Shown(PathBuf),
-}
-
-impl Errand {
-    fn of(args: &ExecArgs, policy: &Policy) -> Result<Errand, Failure> {
-        if let Some(name) = args.command.first() {
-            return Ok(Errand { argv: args.command.clone(), program: Program::Found(name.clone()) });
-        }
-        let Some(named) = room::exec_bin(policy) else {
-            return Err(Failure::usage("no program is given")
-                .hint("It stands after `--`, as in `ktl sandbox exec -- docker buildx build .`; or name a policy with an exec_bin."));
-        };
-        let name = named.arg0.unwrap_or_else(|| named.path.clone());
-        let argv = std::iter::once(name).chain(named.args).map(OsString::from).collect();
-        // What nsjail executes by its descriptor need not be in the jail; here it is shown.
-        let program = match named.by_descriptor {
-            true => Program::Found(named.path.into()),
-            false => Program::Shown(named.path.into()),
-        };
-        Ok(Errand { argv, program })
-    }
-
-    /// The program's name without its directory.
-    fn tool(&self) -> String {
-        let path = match &self.program {
-            Program::Found(name) => Path::new(name),
-            Program::Shown(path) => path,
-        };
-        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-    }
-
-    fn is_dockers(&self) -> bool {
-        ["docker", "buildx", "docker-buildx"].contains(&self.tool().as_str())
-    }
-
-    /// The path to start it by.
-    fn add_to(&self, programs: &mut Programs<'_>) -> Result<PathBuf, Failure> {
-        match &self.program {
-            Program::Found(name) => programs.add(name),
-            Program::Shown(path) => Ok(path.clone()),
-        }
-    }
 }
 
 fn directory(flag: &str, path: &Path) -> Result<PathBuf, Failure> {
