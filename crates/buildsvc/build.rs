@@ -3,11 +3,14 @@
 use std::path::Path;
 
 const ROOTS: &[&str] = &[
+    "github.com/containerd/containerd/api/services/content/v1/content.proto",
     "github.com/moby/buildkit/api/services/control/control.proto",
+    "github.com/moby/buildkit/frontend/gateway/pb/gateway.proto",
     "github.com/moby/buildkit/session/auth/auth.proto",
     "github.com/moby/buildkit/session/filesync/filesync.proto",
     "github.com/moby/buildkit/session/secrets/secrets.proto",
     "github.com/moby/buildkit/session/sshforward/ssh.proto",
+    "github.com/moby/buildkit/session/upload/upload.proto",
     "github.com/tonistiigi/fsutil/types/wire.proto",
     "google/rpc/status.proto",
     "grpc/health/v1/health.proto",

@@ -11,7 +11,9 @@ The commands of this repository
 Usage: cargo xtask <COMMAND>
 
 Commands:
-  demo    Build demos/hello with ktl in a jail, run it, and check what the jail hides. Exit 1 when a claim fails
+  demo    Show and check what ktl promises, claim by claim; exit 1 when one does not hold. `demo` alone builds demos/hello
+          in a jail, runs it, and checks what the jail hides; `demo sandbox` and `demo docker-vs-ktl` run the scripts below
+          demos/; `demo --all` runs every one
   test    Formatting, lints and all tests, as CI runs them; ends with the counts
   bench   Measure ktl beside buildctl and buildx on one daemon
   setup   Install what the others need; they call it themselves
@@ -33,7 +35,7 @@ Options of bench:
 enum Action {
     Help,
     Setup,
-    Demo,
+    Demo(Vec<demo::Demo>),
     Test,
     Bench(bench::Request),
     BenchJail(bench::jail::Request),
@@ -63,7 +65,7 @@ fn run(action: Action) -> Result<u8> {
     match action {
         Action::Help => print!("{HELP}"),
         Action::Setup => setup::run()?,
-        Action::Demo => return demo::run().map(|held| u8::from(!held)),
+        Action::Demo(demos) => return demo::run(&demos).map(|held| u8::from(!held)),
         Action::Test => return test::run(),
         Action::Bench(request) => bench::run(&request)?,
         Action::BenchJail(request) => bench::jail::run(request)?,
@@ -87,7 +89,7 @@ fn parse(arguments: &[String]) -> Result<Action> {
     let action = match command.as_str() {
         "help" => Action::Help,
         "setup" => Action::Setup,
-        "demo" => Action::Demo,
+        "demo" => return demo::parse(rest).map(Action::Demo),
         "test" => Action::Test,
         "bench" if rest.iter().any(|option| option == "--jail") => {
             return jail_request(rest).map(Action::BenchJail);

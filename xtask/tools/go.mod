@@ -1,5 +1,5 @@
 // The versions of BuildKit's daemon and clients that `cargo xtask setup` builds for tests, demo and bench.
-// No code lives here: `go build` fetches what go.sum names and nothing else.
+// `go build` fetches what go.sum names and nothing else. The only code of our own is reaching/, a frontend for the demos.
 module ktl/xtask/tools
 
 go 1.26.3

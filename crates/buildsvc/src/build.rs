@@ -11,15 +11,19 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use crate::client::{self, Client, DaemonInfo};
+use crate::client::{self, Client};
 use crate::error::BuildError;
 use crate::event::Event;
 use crate::failure;
+use crate::gateway;
 use crate::patience::{self, Patience};
 use crate::proto::moby::buildkit::v1 as wire;
+use crate::requirements::ATTESTATIONS;
 use crate::session::Session;
+use crate::session::host::Host;
+use crate::sourcepolicy::SourcePolicy;
 use crate::status::follow;
-use crate::version::Version;
+use crate::version::{self, Version};
 
 /// After a cancelled solve: for the steps' last words.
 const CANCELLED_DRAIN: Duration = Duration::from_secs(3);
@@ -28,6 +32,8 @@ const LAST_TOUCHES: Duration = Duration::from_secs(10);
 /// After any other: for receivers to notice, so that nothing is written once the build has ended. One that writes into
 /// a pipe nobody reads will not.
 const LAST_WRITES: Duration = Duration::from_secs(1);
+/// After a question that failed: for the solve to end by it.
+const UNANSWERED: Duration = Duration::from_secs(5);
 /// A daemon that shuts down cancels its builds shortly before it closes its connections.
 const SHUTDOWN: Duration = Duration::from_millis(500);
 
@@ -44,6 +50,14 @@ pub struct Build {
     pub cache_imports: Vec<CacheEntry>,
     pub cache_exports: Vec<CacheEntry>,
     pub entitlements: Vec<String>,
+    /// Which sources may be used. A daemon that cannot promise to keep to it builds nothing.
+    pub source_policy: Option<SourcePolicy>,
+    /// Names under which steps find the machine of the daemon, whose address only the daemon knows.
+    pub gateway_hosts: Vec<String>,
+    /// Where nothing is said of provenance, have the least of it attached to images, if the daemon can.
+    pub default_provenance: bool,
+    /// Nothing is built: the frontend is asked this, such as `frontend.lint`.
+    pub question: Option<String>,
 }
 
 /// One exporter of the daemon, with the attributes that it gets.
@@ -58,6 +72,26 @@ pub struct Export {
 pub struct CacheEntry {
     pub kind: String,
     pub attrs: BTreeMap<String, String>,
+    /// Attributes whose values are secrets, by the ids under which the session's host has them.
+    pub secrets: BTreeMap<String, String>,
+}
+
+impl CacheEntry {
+    pub fn new(kind: &str, attrs: impl IntoIterator<Item = (String, String)>) -> CacheEntry {
+        CacheEntry { kind: kind.to_owned(), attrs: attrs.into_iter().collect(), secrets: BTreeMap::new() }
+    }
+
+    /// The entry with its secrets, for the daemon alone.
+    async fn revealed(mut self, host: &dyn Host) -> Result<CacheEntry, BuildError> {
+        for (attr, id) in std::mem::take(&mut self.secrets) {
+            let value = host.secret(&id).await.ok().flatten();
+            let value = value.and_then(|secret| String::from_utf8(secret.0).ok());
+            let value = value
+                .ok_or_else(|| BuildError::NoCredential { cache: self.kind.clone(), attr: attr.clone() })?;
+            self.attrs.insert(attr, value);
+        }
+        Ok(self)
+    }
 }
 
 /// What came of a build.
@@ -65,6 +99,8 @@ pub struct CacheEntry {
 pub struct BuildResult {
     /// `containerimage.digest` and the like, as the exporters name them.
     pub exporter_response: BTreeMap<String, String>,
+    /// What the frontend answered to [`Build::question`]: `result.json`, `result.txt`…
+    pub answer: BTreeMap<String, String>,
 }
 
 impl Build {
@@ -81,39 +117,65 @@ impl Build {
         self.entitlements.retain(|entitlement| entitlement != "network.host");
     }
 
-    /// What an older daemon would leave out without saying so.
-    fn requirements(&self) -> Vec<(Version, &'static str)> {
-        let mut needs = Vec::new();
-        if self.exports.len() > 1 {
-            needs.push((Version::new(0, 13, 0), "write several outputs in one build"));
+    /// Asks the daemon for what this build depends on, before anything is sent to it.
+    async fn admit(&self, client: &Client, answer: Duration) -> Result<(), BuildError> {
+        if !self.requirements().is_empty() {
+            self.check(&client.info(answer).await?)?;
         }
-        if self.frontend_attrs.keys().any(|key| key.starts_with("attest:")) {
-            needs.push((Version::new(0, 11, 0), "make attestations"));
+        if self.source_policy.is_some() {
+            let (info, workers) = tokio::try_join!(client.info(answer), client.workers(answer))?;
+            version::supports_source_policy(&info, &workers)?;
         }
-        if self.entitlements.iter().any(|entitlement| entitlement.starts_with("device")) {
-            needs.push((Version::new(0, 20, 0), "give devices to a build"));
-        }
-        needs
+        Ok(())
     }
 
-    /// Refuses what `info` cannot do. None of it is a matter of security, so a version that cannot be read, which is
-    /// somebody's own build of the daemon, passes for the newest. A daemon that cannot tell its version is an old one.
-    fn check(&self, info: &DaemonInfo) -> Result<(), BuildError> {
-        let version = match info.parsed() {
-            Some(version) if version > Version::new(0, 0, 0) => version,
-            _ if info.version.is_empty() => Version::new(0, 8, 0),
-            _ => return Ok(()),
+    /// `add-hosts` with the names that stand for the daemon's machine.
+    async fn hosts(&self, client: &Client, answer: Duration) -> Result<Option<String>, BuildError> {
+        if self.gateway_hosts.is_empty() {
+            return Ok(None);
+        }
+        let (info, workers) = tokio::try_join!(client.info(answer), client.workers(answer))?;
+        let gateway = workers.iter().find_map(|worker| worker.labels.get(GATEWAY_LABEL));
+        let Some(gateway) = gateway.and_then(|label| label.parse::<std::net::IpAddr>().ok()) else {
+            let what =
+                "tell the address of its host, which host-gateway stands for; name the address instead";
+            return Err(BuildError::Unsupported { version: info.version, what: what.to_owned() });
         };
-        match self.requirements().into_iter().find(|(since, _)| version < *since) {
-            None => Ok(()),
-            Some((since, what)) => {
-                let shown = if info.version.is_empty() { "before v0.11" } else { info.version.as_str() };
-                Err(BuildError::Unsupported {
-                    version: shown.to_owned(),
-                    what: format!("{what}: that needs {since}"),
-                })
+        let known = self.frontend_attrs.get(ADD_HOSTS).cloned();
+        let names = self.gateway_hosts.iter().map(|name| format!("{name}={gateway}"));
+        Ok(Some(known.into_iter().chain(names).collect::<Vec<_>>().join(",")))
+    }
+
+    /// This build with all that depends on who does it: the secrets of its caches, what this daemon does unasked.
+    async fn completed(
+        &self,
+        client: &Client,
+        host: &dyn Host,
+        answer: Duration,
+    ) -> Result<Build, BuildError> {
+        let mut build = self.clone();
+        if let Some(question) = &self.question {
+            build.frontend_attrs.insert("requestid".to_owned(), question.clone());
+            let caps = build.frontend_attrs.entry("frontend.caps".to_owned()).or_default();
+            *caps = caps
+                .split(',')
+                .filter(|cap| !cap.is_empty())
+                .chain([gateway::CAPABILITY])
+                .collect::<Vec<_>>()
+                .join(",");
+        } else if self.default_provenance && !self.frontend_attrs.contains_key(PROVENANCE) {
+            let info = client.info(answer).await?;
+            let old = info.version.is_empty()
+                || info.parsed().is_some_and(|v| v > Version::new(0, 0, 0) && v < ATTESTATIONS);
+            if !old {
+                let least = "mode=min,inline-only=true".to_owned();
+                build.frontend_attrs.insert(PROVENANCE.to_owned(), least);
             }
         }
+        for entry in build.cache_imports.iter_mut().chain(&mut build.cache_exports) {
+            *entry = std::mem::take(entry).revealed(host).await?;
+        }
+        Ok(build)
     }
 
     fn request(&self, reference: &str, session: &str) -> wire::SolveRequest {
@@ -154,11 +216,19 @@ impl Build {
                 imports: entries(&self.cache_imports),
                 ..wire::CacheOptions::default()
             }),
+            // A question is no build that anybody wants to find in the daemon's history.
+            internal: self.question.is_some(),
             entitlements: self.entitlements.clone(),
+            source_policy: self.source_policy.as_ref().map(SourcePolicy::to_wire),
             ..wire::SolveRequest::default()
         }
     }
 }
+
+const PROVENANCE: &str = "attest:provenance";
+const ADD_HOSTS: &str = "add-hosts";
+/// The daemon's word for the address of its machine, a label of its workers.
+const GATEWAY_LABEL: &str = "org.mobyproject.buildkit.worker.moby.host-gateway-ip";
 
 /// How a solve ended, before anything is made of it.
 enum Outcome {
@@ -185,16 +255,16 @@ pub async fn run(
     let mut time_is_over = std::pin::pin!(patience::at_most(patience.whole));
     let too_late = || BuildError::TimedOut(patience.whole.unwrap_or_default());
     let opening = async {
-        if !build.requirements().is_empty() {
-            build.check(&client.info(patience.answer).await?)?;
-        }
-        session.open(client, patience.answer).await
+        build.admit(client, patience.answer).await?;
+        let hosts = build.hosts(client, patience.answer).await?;
+        let build = build.completed(client, session.host.as_ref(), patience.answer).await?;
+        Ok::<_, BuildError>((build, session.open(client, patience.answer).await?, hosts))
     };
-    let mut attached = tokio::select! {
+    let (build, mut attached, hosts) = tokio::select! {
         biased;
         () = cancel.cancelled() => return Err(BuildError::Cancelled),
         () = &mut time_is_over => return Err(too_late()),
-        attached = opening => attached?,
+        opened = opening => opened?,
     };
     let reference =
         if build.reference.is_empty() { crate::identity::fresh() } else { build.reference.clone() };
@@ -202,13 +272,21 @@ pub async fn run(
     let listener = events.clone();
     let mut progress = std::pin::pin!(follow(client, reference.clone(), events, solved.clone()));
     let mut progress_ended = false;
+    let mut answer = BTreeMap::new();
+    let mut solve_error = None;
 
     let outcome = {
         let mut control = client.control();
-        let request = build.request(&reference, attached.id());
+        let mut request = build.request(&reference, attached.id());
+        request.frontend_attrs.extend(hosts.map(|hosts| (ADD_HOSTS.to_owned(), hosts)));
+        let mut asking = build.question.is_some();
+        let frontend = if asking { std::mem::take(&mut request.frontend) } else { String::new() };
+        let attrs =
+            if asking { request.frontend_attrs.clone().into_iter().collect() } else { BTreeMap::new() };
+        let mut question = std::pin::pin!(gateway::ask(client, &reference, frontend, attrs));
         let mut solve = std::pin::pin!(client.connected(control.solve(request)));
         let mut silent = std::pin::pin!(client.silent(patience.silence));
-        loop {
+        let outcome = loop {
             tokio::select! {
                 biased;
                 reply = &mut solve => break match reply {
@@ -219,8 +297,28 @@ pub async fn run(
                 () = &mut time_is_over => break Outcome::TimedOut,
                 () = &mut silent => break Outcome::Silent,
                 () = &mut progress, if !progress_ended => progress_ended = true,
+                reply = &mut question, if asking => {
+                    asking = false;
+                    match reply {
+                        Ok(reply) => answer = reply,
+                        // One that did not reach the solve would leave it waiting.
+                        Err(status) => solve_error = Some(status),
+                    }
+                }
+                () = tokio::time::sleep(UNANSWERED), if solve_error.is_some() => {
+                    let status = solve_error.take().unwrap_or_else(|| Status::internal("no answer"));
+                    break Outcome::Answered(Err(status));
+                }
             }
+        };
+        // The solve ends by the answer's being handed back, which may be told a little later.
+        if asking
+            && matches!(outcome, Outcome::Answered(Ok(_)))
+            && let Ok(Ok(reply)) = tokio::time::timeout(UNANSWERED, &mut question).await
+        {
+            answer = reply;
         }
+        outcome
         // Here the call is dropped, which is what cancels the solve on the daemon.
     };
     solved.cancel();
@@ -262,7 +360,8 @@ pub async fn run(
             match reply {
                 Ok(response) => {
                     attached.deliveries(LAST_TOUCHES).await.complete()?;
-                    Ok(BuildResult { exporter_response: response.exporter_response.into_iter().collect() })
+                    let exporter_response = response.exporter_response.into_iter().collect();
+                    Ok(BuildResult { exporter_response, answer })
                 }
                 Err(status) => {
                     let output = attached.deliveries(LAST_WRITES).await.failure();
@@ -304,10 +403,7 @@ mod tests {
         let build = Build {
             frontend: "dockerfile.v0".to_owned(),
             exports: vec![export("image"), export("local")],
-            cache_imports: vec![CacheEntry {
-                kind: "registry".into(),
-                attrs: [("ref".into(), "r".into())].into(),
-            }],
+            cache_imports: vec![CacheEntry::new("registry", [("ref".into(), "r".into())])],
             ..Build::default()
         };
         let request = build.request("r1", "s1");
@@ -318,22 +414,6 @@ mod tests {
         assert_eq!(request.cache.unwrap().imports[0].attrs["ref"], "r");
         assert_eq!(request.frontend_attrs["cache-imports"], r#"[{"Attrs":{"ref":"r"},"Type":"registry"}]"#);
         assert!(Build::default().request("r", "s").cache.is_some());
-    }
-
-    #[test]
-    fn old_daemons_are_asked_first() {
-        let several = Build { exports: vec![export("oci"), export("local")], ..Build::default() };
-        for (version, ok) in [
-            ("v0.13.0", true),
-            ("v0.12.5", false),
-            ("", false),
-            ("v0.0.0+unknown", true),
-            ("5a9ea6c31b4c", true),
-        ] {
-            let info = DaemonInfo { version: version.to_owned() };
-            assert_eq!(several.check(&info).is_ok(), ok, "{version}");
-            assert!(Build::default().check(&info).is_ok());
-        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 use crate::error::BuildError;
 use crate::patience::Heard;
 use crate::platform::Platform;
+use crate::proto::containerd::services::content::v1::content_client::ContentClient;
 use crate::proto::moby::buildkit::v1::control_client::ControlClient;
 use crate::proto::moby::buildkit::v1::{InfoRequest, ListWorkersRequest};
 use crate::status::bounded;
@@ -155,6 +156,14 @@ impl Client {
         ControlClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub(crate) fn content(&self) -> ContentClient<Channel> {
+        ContentClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// `call`, or `None` once the connection has ended and the call has had time to notice by itself.

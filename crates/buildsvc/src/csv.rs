@@ -43,6 +43,27 @@ pub fn fields(text: &str) -> Result<Vec<String>, CsvError> {
     }
 }
 
+/// One record of these fields, quoted where they have to be.
+pub fn record<S: AsRef<str>>(fields: &[S]) -> String {
+    let field = |field: &S| {
+        let field = field.as_ref();
+        match field.contains(['"', ',', '\n', '\r']) {
+            true => format!("\"{}\"", field.replace('"', "\"\"")),
+            false => field.to_owned(),
+        }
+    };
+    fields.iter().map(field).collect::<Vec<_>>().join(",")
+}
+
+/// The spellings of Go's `strconv.ParseBool`, which the daemon uses.
+pub fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 /// Reads behind an opening quote; returns the field and what follows its closing quote, which is empty or a comma.
 fn quoted_field<'a>(text: &str, quoted: &'a str) -> Result<(String, &'a str), CsvError> {
     let mut field = String::new();
@@ -78,6 +99,7 @@ mod tests {
             ("\"two\nlines\"", vec!["two\nlines"]),
         ] {
             assert_eq!(fields(text).unwrap(), want, "{text:?}");
+            assert_eq!(fields(&record(&want)).unwrap(), want, "{text:?}");
         }
     }
 

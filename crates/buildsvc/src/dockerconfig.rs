@@ -147,6 +147,15 @@ impl DockerConfig {
         named.filter(|name| !name.is_empty()).collect()
     }
 
+    /// The registries that the file knows of, as hosts that a daemon would name.
+    pub fn hosts(&self) -> std::collections::BTreeSet<&str> {
+        let keys = self.auths.keys().chain(self.helpers.keys());
+        keys.map(|key| if is_hub(key) { HUB_HOST } else { hostname(key) })
+            .map(|host| if is_hub(host) { HUB_HOST } else { host })
+            .filter(|host| !host.is_empty())
+            .collect()
+    }
+
     /// The login of `host` that the file itself holds. A file in which docker left an empty entry, as it does beside
     /// a credential helper, holds none.
     pub fn stored(&self, host: &str) -> Result<Option<Login>, DockerConfigError> {
@@ -266,6 +275,15 @@ mod tests {
 
     /// `user:pass`
     const AUTH: &str = "dXNlcjpwYXNz";
+
+    #[test]
+    fn the_registries_of_a_file_are_named_as_a_daemon_names_them() {
+        let text = br#"{"auths":{"https://index.docker.io/v1/":{},"https://ghcr.io/v2/":{},"localhost:5000":{},"":{}},
+                        "credHelpers":{"docker.io":"a","r.example":"b"}}"#;
+        let config = DockerConfig::parse(text, Path::new("config.json")).unwrap();
+        let hosts: Vec<&str> = config.hosts().into_iter().collect();
+        assert_eq!(hosts, ["ghcr.io", "localhost:5000", "r.example", HUB_HOST]);
+    }
 
     #[test]
     fn a_login_is_found_under_every_form_of_key() {

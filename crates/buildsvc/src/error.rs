@@ -23,6 +23,12 @@ pub enum BuildError {
     /// The daemon is too old for, or was configured without, something this build depends on.
     #[error("the builder (BuildKit {version}) cannot {what}")]
     Unsupported { version: String, what: String },
+    /// The daemon cannot be trusted to keep to a rule of this build: it is too old, or does not say how old it is.
+    #[error("the builder (BuildKit {version}) cannot {what}")]
+    Unenforceable { version: String, what: String },
+    /// The host side did not give out the secret of a cache.
+    #[error("the {cache} cache got no {attr}")]
+    NoCredential { cache: String, attr: String },
     /// The result could not be written on this side.
     #[error("failed to {operation} {path}")]
     Output {

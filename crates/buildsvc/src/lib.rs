@@ -1,24 +1,38 @@
 //! A BuildKit client: control, session and build context, without terminals, environment or jails.
 
+pub mod annotation;
+pub mod attest;
 pub mod build;
+pub mod cache;
 pub mod client;
 pub mod context;
+pub mod contexts;
 pub mod csv;
 pub mod digest;
 pub mod dockerconfig;
+pub mod dockerfile;
+pub mod entitlement;
 pub mod error;
 pub mod event;
 pub mod export;
 mod failure;
+mod gateway;
 pub mod identity;
+pub mod ocilayout;
 pub mod output;
 pub mod patience;
 pub mod platform;
 mod proto;
+pub mod provenance;
 pub mod reference;
+pub mod remote;
 mod repeated;
+mod requirements;
 pub mod secret;
 pub mod session;
+pub mod sourcepolicy;
 pub mod ssh;
 mod status;
+pub mod steps;
+pub mod store;
 pub mod version;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::csv::{self, CsvError};
+use crate::csv::{self, CsvError, boolean};
 use crate::reference::ImageRef;
 
 /// An exporter of the daemon.
@@ -210,15 +210,6 @@ pub fn settle(outputs: Vec<OutputSpec>) -> Result<Vec<OutputSpec>, OutputError> 
         return Err(OutputError::PushWithoutName);
     }
     Ok(outputs.into_iter().filter(|output| output.kind != OutputKind::CacheOnly).collect())
-}
-
-/// The spellings of Go's `strconv.ParseBool`, which the daemon uses.
-fn boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

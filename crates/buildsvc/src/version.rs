@@ -46,19 +46,31 @@ impl fmt::Display for Version {
 /// Whether the daemon's own Dockerfile frontend honours `force-network-mode`, which takes the network from RUN steps.
 ///
 /// The attribute is as old as v0.3.0 and unchanged in effect since; what is older than v0.8 speaks another session
-/// protocol and is refused. This is a security promise, so a daemon whose version cannot be read is refused too, and so
-/// is one of several workers that does not say the same. Only the builtin frontend is covered: see
+/// protocol and is refused. Only the builtin frontend is covered: see
 /// [`Build::without_network`](crate::build::Build::without_network).
 pub fn supports_forced_network(info: &DaemonInfo, workers: &[Worker]) -> Result<(), BuildError> {
-    const SINCE: Version = Version::new(0, 8, 0);
+    promised_since(Version::new(0, 8, 0), "take the network from RUN steps", info, workers)
+}
+
+/// Whether the daemon heeds the source policy of a request.
+pub fn supports_source_policy(info: &DaemonInfo, workers: &[Worker]) -> Result<(), BuildError> {
+    promised_since(Version::new(0, 11, 0), "keep to a source policy", info, workers)
+}
+
+/// These are security promises, so a daemon whose version cannot be read is refused too, and so is one of several workers
+/// that does not say the same.
+fn promised_since(
+    since: Version,
+    what: &str,
+    info: &DaemonInfo,
+    workers: &[Worker],
+) -> Result<(), BuildError> {
     let refused = |version: &str| {
         let shown = if version.is_empty() { "of unknown version" } else { version };
-        let what = format!(
-            "be trusted to take the network from RUN steps: that needs {SINCE} or newer, by its own word"
-        );
-        Err(BuildError::Unsupported { version: shown.to_owned(), what })
+        let what = format!("be trusted to {what}: that needs {since} or newer, by its own word");
+        Err(BuildError::Unenforceable { version: shown.to_owned(), what })
     };
-    let holds = |version: &str| Version::parse(version).is_some_and(|version| version >= SINCE);
+    let holds = |version: &str| Version::parse(version).is_some_and(|version| version >= since);
     let mut words =
         workers.iter().map(|worker| worker.version.as_str()).filter(|version| !version.is_empty());
     if let Some(bad) = words.clone().find(|version| !holds(version)) {
@@ -109,6 +121,15 @@ mod tests {
             let workers: Vec<Worker> = workers.iter().map(|version| worker(version)).collect();
             let verdict = supports_forced_network(&DaemonInfo { version: daemon.to_owned() }, &workers);
             assert_eq!(verdict.is_ok(), ok, "{daemon} {workers:?}");
+        }
+    }
+
+    #[test]
+    fn source_policies() {
+        for (daemon, ok) in [("v0.11.0", true), ("v0.10.6", false), ("", false), ("5a9ea6c31b4c", false)] {
+            let verdict = supports_source_policy(&DaemonInfo { version: daemon.to_owned() }, &[]);
+            assert_eq!(verdict.is_ok(), ok, "{daemon}");
+            assert!(matches!(verdict, Ok(()) | Err(BuildError::Unenforceable { .. })));
         }
     }
 }

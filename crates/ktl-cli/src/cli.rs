@@ -3,6 +3,8 @@
 //! Flags that docker buildx has are named and behave as there; the jail's are ktl's own. Values are parsed here only as far as
 //! clap can say what is wrong with them; [`crate::plan`] settles what they mean together.
 
+mod step;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use crate::commands::builder::BuilderArgs;
 use crate::commands::sandbox::SandboxArgs;
 use crate::display::Mode;
 use crate::exit;
+pub use step::StepFlags;
 
 /// Build container images from inside a jail
 ///
@@ -77,12 +80,15 @@ pub struct ManArgs {
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_BUILD_HELP)]
 pub struct BuildArgs {
-    /// Directory of the build context
-    #[arg(value_name = "PATH")]
+    /// The build context: a directory, a git repository (URL#REF:SUBDIR), an archive at an http(s) URL, or - for an archive
+    /// or a Dockerfile on standard input
+    #[arg(value_name = "PATH|URL|-")]
     pub context: PathBuf,
 
     #[command(flatten)]
     pub build: BuildFlags,
+    #[command(flatten)]
+    pub step: StepFlags,
     #[command(flatten)]
     pub result: ResultFlags,
     #[command(flatten)]
@@ -106,9 +112,14 @@ Exit codes: 0 ok, 1 build failed, 2 usage, 3 builder unreachable or lost, 4 sand
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Build")]
 pub struct BuildFlags {
-    /// Path of the Dockerfile, relative to the current directory [default: PATH/Dockerfile]
+    /// Path of the Dockerfile, relative to the current directory, or to a context that is no directory; - for standard input
+    /// [default: PATH/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// Further context, for COPY --from=NAME and FROM NAME: a directory, docker-image://IMAGE, oci-layout://DIR[:TAG], or a
+    /// git or http(s) URL (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub build_context: Vec<String>,
     /// Stage to build
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
@@ -122,11 +133,27 @@ pub struct BuildFlags {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
     pub platform: Vec<String>,
     /// Do not use the build cache
-    #[arg(long)]
+    #[arg(long, conflicts_with = "no_cache_filter")]
     pub no_cache: bool,
+    /// Do not use the build cache for these stages (repeatable)
+    #[arg(long, value_name = "STAGE")]
+    pub no_cache_filter: Vec<String>,
+    /// Cache to read: REF, or type=registry|local|gha|s3|azblob[,KEY=VALUE]; one that is not there is no failure (repeatable)
+    #[arg(long, value_name = "CACHE")]
+    pub cache_from: Vec<String>,
+    /// Cache to write: REF, or type=registry|local|inline|gha|s3|azblob[,mode=min|max][,KEY=VALUE] (repeatable)
+    #[arg(long, value_name = "CACHE")]
+    pub cache_to: Vec<String>,
     /// Look for newer versions of all images that the build refers to
     #[arg(long)]
     pub pull: bool,
+    /// Ask about the Dockerfile instead of building it: check, outline or targets[,format=json] (exit 1 when a check finds
+    /// something)
+    #[arg(long, value_name = "METHOD")]
+    pub call: Option<String>,
+    /// Look for mistakes in the Dockerfile, --call check
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub check: Option<bool>,
     /// Secret for RUN --mount=type=secret: id=ID[,src=FILE|,env=VARIABLE] (repeatable)
     #[arg(long, value_name = "SPEC")]
     pub secret: Vec<String>,
@@ -137,6 +164,13 @@ pub struct BuildFlags {
     /// minute counts as lost
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
+    /// How often the keys of --ssh may log in during the build
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub ssh_max_signatures: u32,
+    /// Send your login for this registry even though the build does not name it. REALM, the URL where its tokens come
+    /// from, or `basic`, is for a registry that only the builder reaches (repeatable)
+    #[arg(long, value_name = "HOST[=REALM]")]
+    pub allow_registry: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -149,6 +183,20 @@ pub struct ResultFlags {
     /// [,push=true][,KEY=VALUE] (repeatable). `logs` and `tty` name progress styles; a directory of that name is ./logs
     #[arg(short, long, value_name = "SPEC")]
     pub output: Vec<String>,
+    /// Annotation of the image, [TYPE[PLATFORM][,TYPE…]:]KEY=VALUE; TYPE is manifest, manifest-descriptor, index or
+    /// index-descriptor (repeatable)
+    #[arg(long, value_name = "ANNOTATION")]
+    pub annotation: Vec<String>,
+    /// Attestation: type=provenance|sbom[,KEY=VALUE][,disabled=true] (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub attest: Vec<String>,
+    /// Provenance of the image: true, false, or mode=min|max[,KEY=VALUE] [default: mode=min for images, unless
+    /// BUILDX_NO_DEFAULT_ATTESTATIONS is set]
+    #[arg(long, value_name = "VALUE")]
+    pub provenance: Option<String>,
+    /// List of what is in the image: true, false, or generator=IMAGE
+    #[arg(long, value_name = "VALUE")]
+    pub sbom: Option<String>,
     /// Push the image to its registry (type=registry)
     #[arg(long)]
     pub push: bool,
@@ -220,6 +268,11 @@ pub struct SandboxFlags {
     pub sandbox: Option<SandboxSwitch>,
     #[command(flatten)]
     pub jail: JailFlags,
+    #[command(flatten)]
+    pub log: LogFlags,
+    /// Write the log of the sandbox as JSON, one object a line (with --sandbox-logs or --sandbox-log-file)
+    #[arg(long)]
+    pub json: bool,
     /// Tell from inside the jail, before the build starts, whether a path is visible there (repeatable)
     #[arg(long, value_name = "PATH")]
     pub sandbox_probe_path: Vec<PathBuf>,
@@ -251,9 +304,18 @@ pub struct JailFlags {
     /// Working directory inside the jail [default: /workspace]
     #[arg(long, value_name = "DIR")]
     pub sandbox_workdir: Option<PathBuf>,
-    /// Stream the jail's own log lines as `[sandbox] …`
+}
+
+/// What the jail has to say, for commands that start one.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Sandbox")]
+pub struct LogFlags {
+    /// Stream the log of the sandbox to stderr as `[sandbox] …`: decisions, binds, the jail's own lines, proof and end
     #[arg(long)]
     pub sandbox_logs: bool,
+    /// Append the log of the sandbox to this file. Without one, that of a run which failed is kept in the cache
+    #[arg(long, value_name = "FILE")]
+    pub sandbox_log_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]

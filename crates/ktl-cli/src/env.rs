@@ -23,6 +23,14 @@ pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
 pub const DOCKER_HOST: &str = "DOCKER_HOST";
 /// Becomes the build argument of that name, as in docker buildx.
 pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+/// A source policy, as `--source-policy-file`.
+pub const EXPERIMENTAL_BUILDKIT_SOURCE_POLICY: &str = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY";
+/// Set to a true value, no provenance is attached unasked.
+pub const BUILDX_NO_DEFAULT_ATTESTATIONS: &str = "BUILDX_NO_DEFAULT_ATTESTATIONS";
+/// How much provenance a metadata file holds: min (the default), max or disabled.
+pub const BUILDX_METADATA_PROVENANCE: &str = "BUILDX_METADATA_PROVENANCE";
+/// Set to a true value, a metadata file holds the build's warnings.
+pub const BUILDX_METADATA_WARNINGS: &str = "BUILDX_METADATA_WARNINGS";
 /// Set to anything, no colour is used (no-color.org).
 pub const NO_COLOR: &str = "NO_COLOR";
 /// Set by CI systems: nobody looks at a live view there.

@@ -4,8 +4,10 @@
 //! the kernel has confirmed every promise in it. [`run`] then holds the whole BuildKit conversation over the connection that
 //! the host side made. It reads no environment and no file but the context.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +17,9 @@ use buildsvc::context::{LocalDir, fence};
 use buildsvc::error::BuildError;
 use buildsvc::event::Event;
 use buildsvc::export::Receiver;
-use buildsvc::session::{Output, Session, Sink};
-use buildsvc::{build, version};
+use buildsvc::session::{Output, Session, Sink, Upload};
+use buildsvc::store::ContentStore;
+use buildsvc::{build, provenance, version};
 use sandbox_linux::Proof;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -29,6 +32,7 @@ use crate::env::{self, Env};
 use crate::exec;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
+use crate::log::Reported;
 use crate::look;
 use crate::plan::{self, BuildPlan, GuestOutput, GuestPlan};
 use crate::report;
@@ -50,7 +54,12 @@ const PLAN_LIMIT: usize = 4 << 20;
 /// What the guest tells the host side at the end of a build that went well.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct GuestResult {
-    pub exporter_response: std::collections::BTreeMap<String, String>,
+    pub exporter_response: BTreeMap<String, String>,
+    /// What the frontend answered to a question.
+    pub answer: BTreeMap<String, String>,
+    /// For the metadata file: the provenance of the one result, or of each platform's.
+    pub provenance: BTreeMap<String, serde_json::Value>,
+    pub warnings: Vec<serde_json::Value>,
 }
 
 /// The open ends that the build works with.
@@ -61,6 +70,7 @@ pub struct Ends {
     pub cancel: Cancel,
     /// By number, as [`GuestOutput::Descriptor`] has them.
     pub outputs: Vec<(i32, OwnedFd)>,
+    pub upload: Option<OwnedFd>,
 }
 
 /// Entry of the staged binary inside the jail.
@@ -75,7 +85,7 @@ pub fn main(env: &Env) -> ExitCode {
 }
 
 fn enter(env: &Env) -> Result<Exit, Failure> {
-    let (plan, proof) = prove(env)?;
+    let (plan, proof, result_fd) = prove(env)?;
     let take = |number| {
         sandbox_linux::take_fd(number).map_err(|error| {
             Failure::sandbox(format!("the jail was started without descriptor {number}: {error}"))
@@ -86,7 +96,7 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
         GuestPlan::Look(plan) => {
             let connection = plan.ask_builder.then(|| take(fd::CONNECTION)).transpose()?;
             let looked = look::around(&plan, proof, connection)?;
-            return hand_out(take(fd::RESULT)?, &looked).map(|()| Exit::Ok);
+            return hand_out(result_fd, &looked).map(|()| Exit::Ok);
         }
         GuestPlan::Exec(plan) => {
             let result = take(fd::RESULT)?;
@@ -105,12 +115,13 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
             _ => None,
         })
         .collect::<Result<_, _>>()?;
-    let result_fd = take(fd::RESULT)?;
+    let upload = plan.upload.as_ref().map(|upload| take(upload.descriptor)).transpose()?;
     let ends = Ends {
         connection: take(fd::CONNECTION)?,
         broker: take(fd::BROKER)?,
         cancel: Cancel::Control(take(fd::CONTROL)?),
         outputs,
+        upload,
     };
     let (exit, result) = run(&plan, ends);
     if let Some(result) = result {
@@ -124,8 +135,9 @@ fn hand_out(fd: OwnedFd, result: &impl Serialize) -> Result<(), Failure> {
         .map_err(|error| Failure::internal(format!("failed to hand the result out of the jail: {error}")))
 }
 
-/// Compares what the kernel says with what the plan promises, before anything else is done.
-fn prove(env: &Env) -> Result<(GuestPlan, Proof), Failure> {
+/// Compares what the kernel says with what the plan promises, before anything else is done. The verdict is handed out at once;
+/// the result goes into the same descriptor later.
+fn prove(env: &Env) -> Result<(GuestPlan, Proof, OwnedFd), Failure> {
     let not_in_a_jail = |why: String| {
         Failure::sandbox(format!("{} is set, but this is not ktl's jail: {why}", env::KTL_SANDBOX_ACTIVE))
             .hint(format!(
@@ -151,15 +163,24 @@ fn prove(env: &Env) -> Result<(GuestPlan, Proof), Failure> {
         return Err(not_in_a_jail("the plan belongs to another run".into()));
     }
     let promises = plan.promises().ok_or_else(|| not_in_a_jail("the plan promises nothing".into()))?;
-    let proof = sandbox_linux::verify(promises).map_err(|error| {
+    let verdict = sandbox_linux::verify(promises);
+    let result = sandbox_linux::take_fd(fd::RESULT);
+    let reported = result.and_then(|result| {
+        let result = std::fs::File::from(result);
+        Reported::of(&verdict).hand_out(&result).map(|()| OwnedFd::from(result))
+    });
+    let proof = verdict.map_err(|error| {
         Failure::sandbox(format!("the jail is not what was promised: {}", chain(&error))).hint(
             "Nothing was done. Is the nsjail program really nsjail? See --sandbox-bin and --sandbox-logs.",
         )
     })?;
+    let result = reported.map_err(|error| {
+        Failure::sandbox(format!("the proof could not be handed out of the jail: {error}"))
+    })?;
     if plan.verbose() > 0 {
         let _ = writeln!(io::stderr().lock(), "[sandbox] proof: {proof}");
     }
-    Ok((plan, proof))
+    Ok((plan, proof, result))
 }
 
 /// Builds. Everything that a person should see has been printed when this returns.
@@ -190,13 +211,17 @@ pub fn run(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestResult>) {
 
 async fn hold_conversation(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestResult>) {
     let cancel = CancellationToken::new();
-    let signal = cancel::watch(ends.cancel, cancel.clone());
+    let Ends { connection, broker, outputs, upload, cancel: source } = ends;
+    let signal = cancel::watch(source, cancel.clone());
     let (events, updates) = mpsc::channel(256);
     let (notes, noted) = mpsc::unbounded_channel();
     let display = Display::new(plan.progress, display::Output::stderr(plan.colour));
     let display = tokio::spawn(show(display, updates, noted));
 
-    let outcome = converse(plan, ends.connection, ends.broker, ends.outputs, (events, notes), cancel).await;
+    let outcome = match session(plan, broker, outputs, upload) {
+        Ok(session) => converse(plan, connection, session, (events, notes), cancel).await,
+        Err(failure) => Err(failure.into()),
+    };
     let mut display = match display.await {
         Ok(display) => display,
         Err(_) => return (Exit::Internal, None),
@@ -208,7 +233,10 @@ async fn hold_conversation(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestR
     });
     let mut stderr = io::stderr().lock();
     match outcome {
-        Ok(result) => {
+        Ok(mut result) => {
+            if plan.metadata.as_ref().is_some_and(|metadata| metadata.warnings) {
+                result.warnings = summary.warnings.iter().map(display::rawjson::warning).collect();
+            }
             if !matches!(plan.progress, Mode::Quiet | Mode::RawJson) {
                 let _ = write!(stderr, "{}", report::warnings(&summary));
                 if plan.verbose > 0 {
@@ -258,14 +286,10 @@ impl From<Failure> for Ended {
 async fn converse(
     plan: &BuildPlan,
     connection: OwnedFd,
-    broker: OwnedFd,
-    outputs: Vec<(i32, OwnedFd)>,
+    session: Session,
     (events, notes): (mpsc::Sender<Event>, mpsc::UnboundedSender<String>),
     cancel: CancellationToken,
 ) -> Result<GuestResult, Ended> {
-    let broker = BrokerClient::new(broker)
-        .map_err(|error| Failure::internal(format!("failed to use the broker's socket: {error}")))?;
-    let session = session(plan, broker, outputs)?;
     let stream = Stream::open(connection)
         .map_err(|error| Failure::internal(format!("failed to use the builder's connection: {error}")))?;
     let client = tokio::select! {
@@ -294,15 +318,27 @@ async fn converse(
         ));
     }
     let result = build::run(&client, &plan.build, session, &plan.patience, events, cancel).await?;
-    Ok(GuestResult { exporter_response: result.exporter_response })
+    let mut provenance = BTreeMap::new();
+    if let Some(detail) = plan.metadata.as_ref().and_then(|metadata| metadata.provenance) {
+        match provenance::of_build(&client, &plan.build.reference, detail).await {
+            Ok(found) => provenance = found,
+            // A builder without history has none, and the build has succeeded.
+            Err(error) => drop(notes.send(format!("no provenance for the metadata file: {error}"))),
+        }
+    }
+    let build::BuildResult { exporter_response, answer } = result;
+    Ok(GuestResult { exporter_response, answer, provenance, warnings: Vec::new() })
 }
 
 /// What this build offers to the daemon, and nothing else.
 fn session(
     plan: &BuildPlan,
-    broker: Arc<BrokerClient>,
+    broker: OwnedFd,
     mut outputs: Vec<(i32, OwnedFd)>,
+    upload: Option<OwnedFd>,
 ) -> Result<Session, Failure> {
+    let broker = BrokerClient::new(broker)
+        .map_err(|error| Failure::internal(format!("failed to use the broker's socket: {error}")))?;
     let mut session = Session {
         shared_key: plan.shared_key.clone(),
         locals: Default::default(),
@@ -310,6 +346,8 @@ fn session(
         host: broker.clone(),
         secrets: plan.secrets.iter().cloned().collect(),
         agents: plan.agents.iter().cloned().collect(),
+        stores: Default::default(),
+        upload: None,
     };
     let hidden = crate::outputs::staging_name(&plan.nonce);
     for local in &plan.locals {
@@ -320,6 +358,21 @@ fn session(
     let dockerfile = plan.build.frontend_attrs.get("filename").map_or("Dockerfile", String::as_str);
     session.locals = fence(std::mem::take(&mut session.locals), dockerfile)
         .map_err(|error| Failure::usage(format!("the build context: {}", chain(&error))))?;
+    for store in &plan.stores {
+        let open = |path: &PathBuf| {
+            let dir = LocalDir::open(&store.id, path)
+                .map_err(|error| Failure::usage(format!("failed to open {}: {error}", path.display())))?;
+            Ok::<_, Failure>(dir.with_opener(broker.clone()))
+        };
+        let mut opened = ContentStore::reading(store.existing.as_ref().map(open).transpose()?);
+        if let Some(dir) = &store.arriving {
+            opened = opened.writing_to(dir.clone());
+        }
+        session.stores.insert(store.id.clone(), opened);
+    }
+    if let (Some(upload), Some(rest)) = (&plan.upload, upload) {
+        session.upload = Some(Upload { id: upload.id.clone(), head: upload.head.clone(), rest: rest.into() });
+    }
     for output in &plan.outputs {
         session.outputs.push(match output {
             GuestOutput::None => None,

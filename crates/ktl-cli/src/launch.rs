@@ -3,8 +3,10 @@
 //! Everything up to the fork inside [`Runtime::spawn`] happens on one thread. What the guest gets is a few open descriptors and a
 //! directory tree; what it does not get is the user's home, environment, network and sockets.
 
+mod heard;
+
 use std::fs::{DirBuilder, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -19,15 +21,13 @@ use crate::exec::Ended;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 use crate::guest::{GuestResult, fd};
+use crate::log::{Event, Limit, Log};
 use crate::look::Looked;
 use crate::outputs::Opened;
 use crate::plan::{BuildPlan, ExecPlan, GuestOutput, HostPlan, LookPlan, SandboxPlan, Sealing, guest_path};
 use crate::runtime;
 use crate::stage;
 use crate::ui::Ui;
-
-/// A result holds a few digests; one that does not was not written by ktl.
-const RESULT_LIMIT: u64 = 16 << 20;
 
 /// What the guest finds in its jail besides the policy's own mounts.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub struct Rooms<'a> {
     pub context: &'a Path,
     /// The directory of a Dockerfile outside of the context.
     pub dockerfile: Option<&'a Path>,
+    /// Further directories on the host, read-only, and where they are inside.
+    pub inputs: &'a [(PathBuf, PathBuf)],
     /// Empty directories on the host, and where they are inside.
     pub outputs: Vec<(PathBuf, PathBuf)>,
     /// Descriptors that are handed in.
@@ -48,20 +50,21 @@ pub struct Settled {
     pub jail: Jail,
     /// The policy that was given.
     pub policy: Policy,
+    binds: Vec<Bind>,
     writable: Vec<(PathBuf, PathBuf)>,
 }
 
 /// A jail that is ready to start.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct Prepared<'a> {
     runtime: Runtime,
     jail: Jail,
     args: Vec<std::ffi::OsString>,
-    logs: bool,
+    log: &'a Log,
     way_out: Option<&'static str>,
 }
 
-impl Prepared {
+impl Prepared<'_> {
     /// What the guest has to verify.
     pub fn promises(&self) -> Promises {
         self.jail.promises()
@@ -69,17 +72,19 @@ impl Prepared {
 }
 
 /// Settles the jail for `plan`, whose promises and output paths are filled in. Says once what was corrected in the policy.
-pub fn prepare(
+pub fn prepare<'a>(
     plan: &mut BuildPlan,
     host: &HostPlan,
     sandbox: &SandboxPlan,
     outputs: &[Opened],
+    log: &'a Log,
     ui: &Ui,
-) -> Result<Prepared, Failure> {
+) -> Result<Prepared<'a>, Failure> {
     let mut rooms = Rooms {
         cache: &host.cache,
         context: &host.context,
         dockerfile: None,
+        inputs: &host.rooms,
         outputs: Vec::new(),
         fds: vec![fd::PLAN, fd::CONNECTION, fd::BROKER, fd::CONTROL, fd::RESULT],
     };
@@ -101,38 +106,63 @@ pub fn prepare(
             GuestOutput::None
         };
     }
-    let prepared = open(rooms, sandbox, Some(WAY_OUT), ui)?;
+    rooms.outputs.extend(host.cache_stores.iter().map(|store| (store.staging.clone(), store.guest.clone())));
+    if let Some(upload) = &mut plan.upload {
+        upload.descriptor = fd::OUTPUTS + i32::try_from(outputs.len()).unwrap_or(i32::MAX - fd::OUTPUTS);
+        rooms.fds.push(upload.descriptor);
+    }
+    let prepared = open(rooms, sandbox, Some(WAY_OUT), log, ui)?;
     plan.promises = Some(prepared.promises());
     Ok(prepared)
 }
 
-/// Finds who makes the jail, and settles it. Says once what was corrected in the policy. `way_out` is the last hint when there is none.
-pub fn open(
+/// Finds who makes the jail, and settles it. Says once what was corrected in the policy. `way_out` is the last hint when there
+/// is none. All that is known of the jail before it starts goes into the log.
+pub fn open<'a>(
     rooms: Rooms<'_>,
     sandbox: &SandboxPlan,
     way_out: Option<&'static str>,
+    log: &'a Log,
     ui: &Ui,
-) -> Result<Prepared, Failure> {
+) -> Result<Prepared<'a>, Failure> {
     let hinted = |failure: Failure| failure.hints(way_out.map(str::to_owned));
     let runtime = runtime::find(sandbox).map_err(hinted)?;
     let settled = policy(sandbox).and_then(|policy| settle(policy, rooms, sandbox)).map_err(hinted)?;
-    ready(runtime, settled, sandbox, way_out, ui)
+    ready(runtime, settled, sandbox, way_out, log, ui)
 }
 
 /// Makes a settled jail ready to start: tells what was corrected, and hands over what the guest must be able to write to.
-pub fn ready(
+pub fn ready<'a>(
     runtime: Runtime,
     settled: Settled,
     sandbox: &SandboxPlan,
     way_out: Option<&'static str>,
+    log: &'a Log,
     ui: &Ui,
-) -> Result<Prepared, Failure> {
-    let Settled { jail, policy, writable } = settled;
+) -> Result<Prepared<'a>, Failure> {
+    log.say(&Event::Runtime {
+        name: runtime.to_string(),
+        program: match &runtime {
+            Runtime::Nsjail(nsjail) => Some(nsjail.path().display().to_string()),
+            Runtime::Native => None,
+        },
+        why: runtime::why(sandbox, &runtime),
+    });
+    let Settled { jail, policy, binds, writable } = settled;
+    log.say(&Event::Policy { name: policy.name() });
     // About a policy of ktl's own there is nothing that a user could do.
     let own = sandbox.config.is_none() && !ui.verbose;
-    for correction in jail.corrections().iter().filter(|_| !own) {
-        ui.note(format_args!("[sandbox] {}: {correction}", policy.name()));
+    for correction in jail.corrections() {
+        log.say(&Event::correction(correction));
+        if !own && !log.streams() {
+            ui.note(format_args!("[sandbox] {}: {correction}", policy.name()));
+        }
     }
+    for bind in &binds {
+        let [host, guest] = [&bind.src, &bind.dst].map(|path| path.display().to_string());
+        log.say(&Event::Bind { host, guest, rw: bind.rw });
+    }
+    log.say(&Event::Promises(&jail.promises()));
     for (dir, dst) in writable.iter().filter(|(_, dst)| !jail.idmapped(dst)) {
         // The file system cannot lend root's directory to the guest's id, so it is given away; results are taken back.
         let ids = jail.host_ids();
@@ -144,9 +174,11 @@ pub fn ready(
             ))
         })?;
     }
-    ui.note(format_args!("[sandbox] jailed by {runtime}"));
+    if !log.streams() {
+        ui.note(format_args!("[sandbox] jailed by {runtime}"));
+    }
     let args = std::env::args_os().skip(1).collect();
-    Ok(Prepared { runtime, jail, args, logs: sandbox.logs, way_out })
+    Ok(Prepared { runtime, jail, args, log, way_out })
 }
 
 /// The jail without anybody who starts it.
@@ -162,6 +194,7 @@ pub fn settle(policy: Policy, rooms: Rooms<'_>, sandbox: &SandboxPlan) -> Result
     if let Some(dir) = rooms.dockerfile {
         binds.push(bind(dir, guest_path::DOCKERFILE, false));
     }
+    binds.extend(rooms.inputs.iter().map(|(src, dst)| bind(src, dst, false)));
     for (staging, dst) in rooms.outputs {
         binds.push(bind(&staging, &dst, true));
         writable.push((staging, dst));
@@ -199,6 +232,7 @@ pub fn jail(
     writable: Vec<(PathBuf, PathBuf)>,
 ) -> Result<Settled, Failure> {
     let name = policy.name().to_owned();
+    let binds = overrides.binds.clone();
     let caller = Caller::current()
         .map_err(|error| Failure::sandbox(format!("failed to learn who runs ktl: {error}")))?;
     let jail = Jail::new(policy.clone(), overrides, &caller)
@@ -212,7 +246,7 @@ pub fn jail(
                 _ => failure,
             }
         })?;
-    Ok(Settled { jail, policy, writable })
+    Ok(Settled { jail, policy, binds, writable })
 }
 
 /// A host path in the jail that the guest may use as its owner may.
@@ -273,11 +307,13 @@ pub struct Handed {
     pub broker: OwnedFd,
     /// By index of the exporter.
     pub outputs: Vec<Option<OwnedFd>>,
+    /// The rest of an archive that came on standard input.
+    pub upload: Option<OwnedFd>,
 }
 
 /// Starts the guest of a build, calls `after_fork` once threads are allowed, and waits for the end.
 pub fn run(
-    prepared: Prepared,
+    prepared: Prepared<'_>,
     plan: &BuildPlan,
     handed: Handed,
     ui: &Ui,
@@ -292,12 +328,15 @@ pub fn run(
             fds.push((open, *number));
         }
     }
+    if let (Some(upload), Some(open)) = (&plan.upload, handed.upload) {
+        fds.push((open, upload.descriptor));
+    }
     start(prepared, &Sealing::Build(plan), fds, Some(control_host.into()), ui, after_fork)
 }
 
 /// Starts a guest for a look around and waits for what it saw. A signal ends it at once.
 pub fn look(
-    prepared: Prepared,
+    prepared: Prepared<'_>,
     plan: &LookPlan,
     connection: Option<OwnedFd>,
     ui: &Ui,
@@ -334,14 +373,14 @@ pub fn exec(
 /// Starts a guest that does what `document` says, and reads its result when it ends well. `control` takes the number of the
 /// first signal to it; the second one, or the first without it, ends the jail.
 fn start<R: DeserializeOwned>(
-    prepared: Prepared,
+    prepared: Prepared<'_>,
     document: &Sealing<'_>,
     mut fds: Vec<(OwnedFd, i32)>,
     mut control: Option<File>,
     ui: &Ui,
     after_fork: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(Exit, Option<R>), Failure> {
-    let Prepared { runtime, jail, args, logs, way_out } = prepared;
+    let Prepared { runtime, jail, args, log, way_out } = prepared;
     let way_out = way_out.map(str::to_owned);
     let io_failure =
         |what: &'static str| move |error: io::Error| Failure::internal(format!("failed to {what}: {error}"));
@@ -355,9 +394,11 @@ fn start<R: DeserializeOwned>(
     fds.extend([(plan_fd, fd::PLAN), (result_guest, fd::RESULT)]);
     let command = Command { program: guest_path::BINARY.into(), args, fds };
     let running = runtime.spawn(&jail, command).map_err(|error| {
+        log.say(&Event::JailFailed { stage: "start", detail: &chain(&error), hints: error.hints() });
         let failure = Failure::sandbox(format!("failed to start the jail: {}", chain(&error)));
         failure.hints(error.hints().iter().cloned()).hints(way_out.clone())
     })?;
+    log.say(&Event::Start { pid: running.id(), program: guest_path::BINARY, fds: &jail.promises().fds });
     after_fork()?;
 
     let mut received: Option<u8> = None;
@@ -365,17 +406,18 @@ fn start<R: DeserializeOwned>(
         &mut |signal| {
             let signal = u8::try_from(signal).unwrap_or(u8::MAX);
             received = Some(signal);
-            match control.take().map(|mut pipe| pipe.write_all(&[signal])) {
-                Some(Ok(())) => OnSignal::Continue,
-                _ => OnSignal::Kill,
-            }
+            let told = matches!(control.take().map(|mut pipe| pipe.write_all(&[signal])), Some(Ok(())));
+            log.say(&Event::Signal { signal, told });
+            if told { OnSignal::Continue } else { OnSignal::Kill }
         },
         &mut |line| {
-            if logs {
-                ui.line(format_args!("[sandbox] {}", line.text));
+            log.say(&Event::jail(line));
+            if let Some(limit) = Limit::reached(line) {
+                log.say(&Event::Limit { limit });
             }
         },
     );
+    let heard = heard::hear(result.into(), &outcome, log);
     let exit = match outcome {
         Outcome::Exited(0) => Exit::Ok,
         Outcome::Exited(code) => Exit::Guest(u8::try_from(code).unwrap_or(Exit::Internal.code())),
@@ -384,15 +426,15 @@ fn start<R: DeserializeOwned>(
             None => {
                 let what = format!("the guest was ended by signal {signal}");
                 return Err(Failure::sandbox(what).hint(
-                    "A limit of the policy may have been hit; --sandbox-logs shows the jail's own words.",
+                    "A limit of the policy may have been hit, or its system call filter; the log has the jail's own words.",
                 ));
             }
         },
-        Outcome::JailFailed { stage, detail, hint, log } => {
+        Outcome::JailFailed { stage, detail, hint, log: lines } => {
             let mut failure =
                 Failure::sandbox(format!("the jail did not start: {stage}: {detail}")).hints(hint);
-            if !logs && ui.verbose {
-                failure = failure.hints(log.iter().map(|line| format!("[sandbox] {}", line.text)));
+            if !log.streams() && ui.verbose {
+                failure = failure.hints(lines.iter().map(|line| format!("[sandbox] {}", line.text)));
             }
             return Err(failure.hints(way_out));
         }
@@ -400,20 +442,7 @@ fn start<R: DeserializeOwned>(
     if exit != Exit::Ok {
         return Ok((received.map_or(exit, Exit::Signal), None));
     }
-    Ok((exit, Some(read_result(result.into())?)))
-}
-
-fn read_result<R: DeserializeOwned>(mut file: File) -> Result<R, Failure> {
-    let broken = |why: &dyn std::fmt::Display| {
-        Failure::sandbox(format!("the guest handed out a broken result: {why}"))
-    };
-    let mut bytes = Vec::new();
-    file.rewind().map_err(|error| broken(&error))?;
-    file.take(RESULT_LIMIT + 1).read_to_end(&mut bytes).map_err(|error| broken(&error))?;
-    if bytes.len() as u64 > RESULT_LIMIT {
-        return Err(broken(&"it is larger than 16 MiB"));
-    }
-    serde_json::from_slice(&bytes).map_err(|error| broken(&error))
+    heard.map(|result| (exit, Some(result)))
 }
 
 #[cfg(test)]

@@ -5,8 +5,36 @@ use std::io::Write as _;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
+use sandbox_linux::Proof;
+
 use super::*;
+use crate::log::Reported;
 use crate::look::Looked;
+
+/// What a guest hands out that has proven its jail and then writes `bytes`.
+fn after_a_proof(bytes: &[u8]) -> Vec<u8> {
+    let proof = Proof {
+        namespaces: Vec::new(),
+        shared_namespaces: Vec::new(),
+        uid_map: Vec::new(),
+        uid: 0,
+        mounts: 0,
+        capabilities: 0,
+        no_new_privs: true,
+        filters: 1,
+        no_network: true,
+        warnings: Vec::new(),
+    };
+    let mut text = Vec::new();
+    Reported::Proven(proof).hand_out(&mut text).unwrap();
+    text.extend_from_slice(bytes);
+    text
+}
+
+fn hear<R: DeserializeOwned>(file: File) -> Result<R, Failure> {
+    let ui = Ui { verbose: false, quiet: true };
+    heard::hear(file, &Outcome::Exited(0), &Log::off(&ui))
+}
 
 fn file(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
@@ -16,16 +44,19 @@ fn file(bytes: &[u8]) -> File {
 
 fn answers(bytes: &[u8]) -> Result<(), TestCaseError> {
     // Wherever the guest has left the descriptor, the whole is read.
-    if let Ok(result) = read_result::<GuestResult>(file(bytes)) {
-        let again = serde_json::to_vec(&result).unwrap();
+    if let Ok(result) = hear::<GuestResult>(file(&after_a_proof(bytes))) {
+        let again = after_a_proof(&serde_json::to_vec(&result).unwrap());
         prop_assert_eq!(
-            read_result::<GuestResult>(file(&again)).unwrap().exporter_response,
+            hear::<GuestResult>(file(&again)).unwrap().exporter_response,
             result.exporter_response
         );
     }
-    if let Err(failure) = read_result::<Looked>(file(bytes)) {
-        prop_assert!(matches!(failure.exit, Exit::Sandbox));
+    for bytes in [bytes.to_vec(), after_a_proof(bytes)] {
+        if let Err(failure) = hear::<Looked>(file(&bytes)) {
+            prop_assert!(matches!(failure.exit, Exit::Sandbox));
+        }
     }
+    prop_assert!(hear::<GuestResult>(file(bytes)).is_err(), "without a proof there is no result");
     Ok(())
 }
 
@@ -50,10 +81,10 @@ proptest! {
 fn a_result_without_end_is_cut_off() {
     let endless = file(b"{");
     endless.set_len(1 << 40).unwrap();
-    let failure = read_result::<GuestResult>(endless).unwrap_err();
+    let failure = hear::<GuestResult>(endless).unwrap_err();
     assert!(format!("{failure:?}").contains("larger than 16 MiB"), "{failure:?}");
     let deep = format!("{{\"exporter_response\":{}", "[".repeat(1 << 20));
-    assert!(read_result::<GuestResult>(file(deep.as_bytes())).is_err());
+    assert!(hear::<GuestResult>(file(&after_a_proof(deep.as_bytes()))).is_err());
 }
 
 #[test]

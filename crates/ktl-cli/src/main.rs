@@ -5,6 +5,7 @@
 
 mod broker;
 mod builder;
+mod caches;
 mod cancel;
 mod cli;
 mod commands;
@@ -17,8 +18,10 @@ mod failure;
 mod gate;
 mod guest;
 mod launch;
+mod log;
 mod look;
 mod outputs;
+mod piped;
 mod plan;
 mod private;
 mod report;

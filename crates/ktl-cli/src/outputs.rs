@@ -276,11 +276,7 @@ impl PendingDirectory {
     }
 
     fn commit(self) -> Result<(), OutputError> {
-        let meta = fs::symlink_metadata(&self.staging).map_err(at("stat", &self.staging))?;
-        let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        if meta.uid() != own.0 {
-            take_over(&self.staging, own)?;
-        }
+        take_back(&self.staging)?;
         if self.path.exists() {
             merge(&self.staging, &self.path)?;
             return fs::remove_dir_all(&self.staging).map_err(at("remove", &self.staging));
@@ -312,6 +308,15 @@ fn sibling(path: &Path, nonce: &str) -> PathBuf {
         name.push(own);
     }
     parent(path).join(name)
+}
+
+/// Gives everything below `dir`, which a guest of another id has filled, to this process.
+pub fn take_back(dir: &Path) -> Result<(), OutputError> {
+    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    match fs::symlink_metadata(dir).map_err(at("stat", dir))? {
+        meta if meta.uid() != own.0 => take_over(dir, own),
+        _ => Ok(()),
+    }
 }
 
 /// Gives everything below `dir` to `own`: needed where the file system cannot map the guest's id.

@@ -13,6 +13,7 @@ mod tests;
 use std::fmt::Write as _;
 
 use buildsvc::error::{BuildError, SolveFailure};
+use buildsvc::event::{SourceInfo, SourceRange};
 
 use crate::display::{FailedStep, Summary, inert};
 
@@ -44,6 +45,11 @@ pub fn render(failure: &BuildError, summary: &Summary, colour: bool) -> String {
     out
 }
 
+/// The lines of a source that something is about, without colour.
+pub fn excerpt(source: &SourceInfo, ranges: &[SourceRange]) -> String {
+    excerpt::render(source, ranges, false)
+}
+
 /// The warnings of a build, one line each, as buildx lists them; empty without any.
 pub fn warnings(summary: &Summary) -> String {
     let count = summary.warnings.len() as u64 + summary.warnings_dropped;
@@ -60,11 +66,16 @@ pub fn warnings(summary: &Summary) -> String {
     out
 }
 
-/// The exit code for a failure: 1 for a build that failed, 3 for a builder that was lost or took too long, 130 for one that was
-/// interrupted.
+/// The exit code for a failure: 1 for a build that failed, 3 for a builder that was lost or took too long, 5 for one that may not or cannot keep
+/// a promise, 130 for one that was interrupted.
 pub fn exit_code(failure: &BuildError) -> u8 {
     match failure {
-        BuildError::Solve(_) | BuildError::Unsupported { .. } | BuildError::Output { .. } => 1,
+        BuildError::Unenforceable { .. } => 5,
+        BuildError::Solve(solve) if hint::forbidden(&solve.message) => 5,
+        BuildError::Solve(_)
+        | BuildError::Unsupported { .. }
+        | BuildError::NoCredential { .. }
+        | BuildError::Output { .. } => 1,
         BuildError::Lost { .. } | BuildError::TimedOut(_) => 3,
         BuildError::Cancelled => 130,
     }

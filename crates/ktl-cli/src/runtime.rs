@@ -19,6 +19,17 @@ pub fn find(sandbox: &SandboxPlan) -> Result<Runtime, Failure> {
     }
 }
 
+/// Why it is this one, in a few words.
+pub fn why(sandbox: &SandboxPlan, runtime: &Runtime) -> &'static str {
+    match (sandbox.runtime, &sandbox.bin, runtime) {
+        (RuntimeChoice::Native, ..) => "asked for",
+        (RuntimeChoice::Auto, None, Runtime::Native) => "no nsjail is installed",
+        (_, Some(_), _) => "the program was named",
+        (RuntimeChoice::Nsjail, None, _) => "asked for, and found on PATH",
+        (RuntimeChoice::Auto, None, Runtime::Nsjail(_)) => "found on PATH",
+    }
+}
+
 /// The nsjail program that was asked for.
 pub fn nsjail(sandbox: &SandboxPlan) -> Result<Nsjail, Failure> {
     Nsjail::find(sandbox.bin.as_deref(), sandbox.path_var.as_deref()).map_err(|error| {

@@ -70,6 +70,23 @@ pub fn idmapped_mounts_work(dir: &Path, guest: HostIds) -> io::Result<()> {
     sys::mount_idmap(tree.as_fd(), namespace.as_fd())
 }
 
+/// The kernel's version of Landlock, 0 for none.
+pub fn landlock_version() -> u32 {
+    sys::contain::landlock_version()
+}
+
+/// The version of the control groups at their usual place; `None` when there are none.
+pub fn cgroup_version() -> Option<u8> {
+    const PLACE: &str = "/sys/fs/cgroup";
+    const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+    if rustix::fs::statfs(PLACE).is_ok_and(|found| found.f_type == CGROUP2_SUPER_MAGIC) {
+        return Some(2);
+    }
+    // Version 1 has a directory for each controller there.
+    let controllers = ["memory", "pids", "cpu"].map(|name| Path::new(PLACE).join(name).join("cgroup.procs"));
+    controllers.iter().any(|file| file.exists()).then_some(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

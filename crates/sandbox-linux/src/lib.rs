@@ -36,7 +36,7 @@ mod sys;
 mod workdir;
 
 pub use caller::{Caller, Extent, NAMESPACES};
-pub use checkup::{id_maps_work, idmapped_mounts_work, namespace_works};
+pub use checkup::{cgroup_version, id_maps_work, idmapped_mounts_work, landlock_version, namespace_works};
 pub use command::Command;
 pub use diff::{Difference, diff};
 pub use elf::{elf_interpreter, is_static_elf};

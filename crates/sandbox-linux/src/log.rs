@@ -14,6 +14,18 @@ pub enum Level {
     Fatal,
 }
 
+impl Level {
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warning => "warning",
+            Level::Error => "error",
+            Level::Fatal => "fatal",
+        }
+    }
+}
+
 /// One line of nsjail's log, control characters replaced, at most [`MAX_LINE`] bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
@@ -97,14 +109,7 @@ fn leading_number(text: &str) -> Option<i32> {
 
 impl fmt::Display for LogLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let level = match self.level {
-            Level::Debug => "debug",
-            Level::Info => "info",
-            Level::Warning => "warning",
-            Level::Error => "error",
-            Level::Fatal => "fatal",
-        };
-        write!(f, "{level}: {}", self.text)
+        write!(f, "{}: {}", self.level.name(), self.text)
     }
 }
 

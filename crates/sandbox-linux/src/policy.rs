@@ -82,6 +82,20 @@ pub enum PolicyError {
 }
 
 impl Policy {
+    /// The fields that limit the jail by control groups, as far as they are set.
+    pub fn cgroup_limits(&self) -> Vec<&'static str> {
+        let config = &self.config;
+        let fields = [
+            ("cgroup_mem_max", config.cgroup_mem_max() > 0),
+            ("cgroup_mem_memsw_max", config.cgroup_mem_memsw_max() > 0),
+            ("cgroup_mem_swap_max", config.cgroup_mem_swap_max() >= 0),
+            ("cgroup_pids_max", config.cgroup_pids_max() > 0),
+            ("cgroup_net_cls_classid", config.cgroup_net_cls_classid() > 0),
+            ("cgroup_cpu_ms_per_sec", config.cgroup_cpu_ms_per_sec() > 0),
+        ];
+        fields.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect()
+    }
+
     /// Reads a policy in nsjail's text form or its JSON form.
     ///
     /// # Errors

@@ -13,6 +13,8 @@ pub enum BaseImage {
     Debian,
     /// A static busybox; pushed in no time.
     Busybox,
+    /// The demos' frontend, which reaches for what it was not given.
+    Reaching,
 }
 
 impl BaseImage {
@@ -20,6 +22,7 @@ impl BaseImage {
         match self {
             BaseImage::Debian => "debian",
             BaseImage::Busybox => "busybox",
+            BaseImage::Reaching => "reaching",
         }
     }
 

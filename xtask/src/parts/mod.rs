@@ -17,6 +17,7 @@
 //! What a process leaves because it was killed goes too: daemons notice the death of their owner, and the next
 //! [`ScratchDir`] of anybody removes the directories of dead processes.
 
+mod astray;
 mod buildkitd;
 mod certificates;
 mod engine;
@@ -27,6 +28,7 @@ mod supervised;
 mod token_server;
 mod user;
 
+pub use astray::AstrayRegistry;
 pub use buildkitd::{Buildkitd, Options, Tls};
 pub use engine::DockerEngine;
 pub use images::{BaseImage, push_base_images};

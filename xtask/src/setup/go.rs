@@ -109,7 +109,7 @@ fn compile(go: &Path, module: &str, versions: &str, packages: &[&str], dir: &Pat
 }
 
 /// A Go that is new enough: the machine's, else a pinned one below `.tools`.
-fn toolchain() -> Result<PathBuf> {
+pub(super) fn toolchain() -> Result<PathBuf> {
     if let Some(go) = tools::on_path("go")
         && version(&go)? >= OLDEST
     {

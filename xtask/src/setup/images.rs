@@ -74,7 +74,7 @@ fn lay_out(root: &Path) -> Result<()> {
 }
 
 /// Whether the tar was made by this recipe; a changed recipe makes it anew.
-fn is_current(image: &str, recipe: &str) -> bool {
+pub(super) fn is_current(image: &str, recipe: &str) -> bool {
     let dir = workspace::images_dir();
     let current = dir.join(format!("{image}.tar")).exists()
         && fs::read_to_string(dir.join(format!("{image}.recipe"))).is_ok_and(|made| made == recipe);
@@ -84,7 +84,7 @@ fn is_current(image: &str, recipe: &str) -> bool {
     current
 }
 
-fn record(image: &str, recipe: &str) -> Result<()> {
+pub(super) fn record(image: &str, recipe: &str) -> Result<()> {
     let path = workspace::images_dir().join(format!("{image}.recipe"));
     fs::write(&path, recipe).with_context(|| format!("write {}", path.display()))
 }

@@ -8,6 +8,7 @@
 //! interrupted run leaves nothing that looks complete.
 
 mod debian;
+mod frontend;
 mod go;
 mod images;
 mod nsjail;
@@ -47,6 +48,7 @@ pub fn run() -> Result<()> {
     go::engine()?;
     images::busybox()?;
     images::debian()?;
+    frontend::install()?;
     eprintln!("setup: complete after {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }

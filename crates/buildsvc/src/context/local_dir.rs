@@ -136,7 +136,7 @@ impl LocalDir {
     }
 
     /// Opens the file at `path` for reading, without waiting for anything.
-    pub(super) fn read(&self, path: &[u8]) -> io::Result<OwnedFd> {
+    pub(crate) fn read(&self, path: &[u8]) -> io::Result<OwnedFd> {
         Ok(self.or_ask(self.open_beneath(path, READ), path, Access::Read)?.0)
     }
 

@@ -9,6 +9,7 @@
 //! Follows moby/buildkit `session/session.go` and `session/grpc.go`.
 
 mod auth;
+mod content;
 mod deliveries;
 mod filesend;
 mod filesync;
@@ -19,6 +20,7 @@ mod secrets;
 mod services_tests;
 mod sshforward;
 mod tunnel;
+mod upload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -34,11 +36,14 @@ use crate::client::{self, Client, MAX_MESSAGE};
 use crate::context::LocalDir;
 use crate::error::BuildError;
 use crate::export::Receiver;
+use crate::proto::containerd::services::content::v1::content_server::ContentServer;
 use crate::proto::grpc::health::v1::health_server::HealthServer;
 use crate::proto::moby::buildkit::secrets::v1::secrets_server::SecretsServer;
 use crate::proto::moby::filesync::v1::auth_server::AuthServer;
 use crate::proto::moby::filesync::v1::file_sync_server::FileSyncServer;
 use crate::proto::moby::sshforward::v1::ssh_server::SshServer;
+use crate::proto::moby::upload::v1::upload_server::UploadServer;
+use crate::store::ContentStore;
 use deliveries::{Delivered, Deliveries};
 use filesend::FileSend;
 use host::Host;
@@ -59,6 +64,27 @@ pub struct Session {
     pub secrets: BTreeSet<String>,
     /// Ids of the ssh agents that may be asked for.
     pub agents: BTreeSet<String>,
+    /// Stores of blobs, by the id that the daemon asks with: `oci:NAME`, `local:PATH`.
+    pub stores: BTreeMap<String, ContentStore>,
+    /// The context where it is an archive.
+    pub upload: Option<Upload>,
+}
+
+/// An archive that the daemon fetches once. The attribute `context` names it by its [`Upload::url`].
+#[derive(Debug)]
+pub struct Upload {
+    pub id: String,
+    /// What has been read of it already.
+    pub head: Vec<u8>,
+    /// What follows; may be a pipe.
+    pub rest: std::fs::File,
+}
+
+impl Upload {
+    /// What the daemon takes for the address of the archive called `id`.
+    pub fn url(id: &str) -> String {
+        format!("http://buildkit-session/{id}")
+    }
 }
 
 /// Where the daemon delivers the result of one exporter.
@@ -142,6 +168,17 @@ impl Session {
             methods.extend(sshforward::METHODS);
             let service = SshServer::new(sshforward::Agents::new(self.host.clone(), self.agents));
             router = router.add_service(service.max_decoding_message_size(MAX_MESSAGE));
+        }
+        if !self.stores.is_empty() {
+            methods.extend(content::METHODS);
+            let service = ContentServer::new(content::Content::new(self.stores));
+            router = router.add_service(
+                service.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
+            );
+        }
+        if let Some(upload) = self.upload {
+            methods.extend(upload::METHODS);
+            router = router.add_service(UploadServer::new(upload::Archive::new(upload)));
         }
         Services { router, methods, deliveries, handlers }
     }

@@ -98,6 +98,8 @@ async fn serve(mood: Mood, ids: &[&str], outputs: Vec<Option<Output>>) -> Served
         host: answers.clone(),
         secrets: ids.iter().map(|id| id.to_string()).collect(),
         agents: ids.iter().map(|id| id.to_string()).collect(),
+        stores: BTreeMap::new(),
+        upload: None,
     };
     let Services { router, methods, deliveries, handlers } = session.services();
     let (daemon, ours) = tokio::io::duplex(1 << 16);

@@ -122,6 +122,8 @@ impl Job {
                 host: Arc::new(Memory::default()),
                 secrets: BTreeSet::new(),
                 agents: BTreeSet::new(),
+                stores: BTreeMap::new(),
+                upload: None,
             },
             cancel: CancellationToken::new(),
             patience: Patience::default(),

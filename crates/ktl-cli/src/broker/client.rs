@@ -19,6 +19,7 @@ use buildsvc::session::host::{Access, Credentials, Host, HostError, Opener, Secr
 use tokio::sync::{Semaphore, oneshot};
 
 use super::message::{Answer, Ask, REQUEST_TAIL_LIMIT, Reply, Request, VERSION};
+use super::secret;
 use super::wire::{self, Descriptors};
 
 /// Questions at once that are not for files. Below the desk's own limit.
@@ -194,7 +195,11 @@ impl Host for BrokerClient {
     async fn secret(&self, id: &str) -> Result<Option<Secret>, HostError> {
         match self.ask(Ask::Secret { id: id.into() }, &[]).await? {
             Full { answer: Answer::Nothing, .. } => Ok(None),
-            Full { answer: Answer::Bytes, tail, .. } => Ok(Some(Secret(tail))),
+            Full { answer: Answer::Sealed, descriptor: Some(file), .. } => {
+                let limit = secret::LENGTH_LIMIT as usize;
+                let bytes = sandbox_linux::read_sealed_memfd(file, limit).map_err(HostError::Gone)?;
+                Ok(Some(Secret(bytes)))
+            }
             _ => Err(wrong()),
         }
     }

@@ -76,9 +76,14 @@ impl Desk {
     pub fn new(rules: Rules) -> Desk {
         let path = rules.program_search_path;
         Desk {
-            registry: Registry::new(rules.docker_config, path.clone(), rules.token_seeds.map(Seeds::new)),
+            registry: Registry::new(
+                rules.docker_config,
+                path.clone(),
+                rules.token_seeds.map(Seeds::new),
+                rules.names,
+            ),
             secrets: Secrets::new(rules.secrets),
-            agents: Agents::new(rules.agents, path),
+            agents: Agents::new(rules.agents, path, rules.max_signatures),
             locals: Locals::new(rules.locals),
         }
     }
@@ -190,24 +195,32 @@ impl<'a> Sitting<'a> {
         let Desk { registry, secrets, agents, .. } = self.desk;
         Ok(match ask {
             Ask::Credentials { host } => {
-                let credentials = registry.login(host, self.stop)?.credentials();
+                let credentials = registry.credentials(host, self.stop, self.book)?;
                 Full::with(Answer::Credentials { username: credentials.username }, credentials.secret)
             }
             Ask::TokenAuthority { host } => {
-                Full::bytes(registry.authority(host, tail, self.stop)?.map(|key| key.to_vec()))
+                Full::bytes(registry.authority(host, tail, self.stop, self.book)?.map(|key| key.to_vec()))
             }
             Ask::SignChallenge { host, salt } => {
                 let split = tail.split_at_checked(*salt);
                 let (salt, challenge) =
                     split.ok_or_else(|| Denial::Rule("a salt that is not there".into()))?;
-                Full::bytes(registry.sign(host, salt, challenge, self.stop)?)
+                Full::bytes(registry.sign(host, salt, challenge, self.stop, self.book)?)
             }
             Ask::FetchToken(request) => {
-                let token = registry.fetch(request, self.stop)?;
+                let token = registry.fetch(request, self.stop, self.book)?;
                 let (expires_in, issued_at) = (token.expires_in, token.issued_at);
                 Full::with(Answer::Token { expires_in, issued_at }, token.token)
             }
-            Ask::Secret { id } => Full::bytes(secrets.get(id, self.stop)?.map(|secret| secret.0)),
+            Ask::Secret { id } => match secrets.get(id, self.stop, self.book)? {
+                Some(secret) => {
+                    let file = sandbox_linux::sealed_memfd("ktl-secret", &secret.0).map_err(|error| {
+                        Denial::Failure(format!("secret {id:?} cannot be sealed: {error}"))
+                    })?;
+                    Full { descriptor: Some(file), ..Full::from(Answer::Sealed) }
+                }
+                None => Answer::Nothing.into(),
+            },
             Ask::HasAgent { id } => Answer::Exists(agents.has(id)).into(),
             Ask::Agent { id } => match agents.connect(id, self.stop)? {
                 Some((end, forward)) => Full::descriptor(end, Some(forward)),

@@ -11,6 +11,7 @@ use buildsvc::session::host::{Access, Host, HostError, Opener, TokenRequest};
 
 use super::super::client::BrokerClient;
 use super::super::message::Request;
+use super::super::names::{Allowed, Names, Scheme};
 use super::super::program::tests::script;
 use super::super::rules::{AgentKind, AgentSource, SecretOrigin, SecretSource};
 use super::*;
@@ -39,9 +40,17 @@ impl Outside {
 
     fn rules(&self) -> Rules {
         let config =
-            br#"{"credHelpers":{"slow.example":"slow"},"auths":{"r.example":{"auth":"dXNlcjpwYXNz"}}}"#;
+            br#"{"credHelpers":{"slow.example":"slow"},"auths":{"r.example":{"auth":"dXNlcjpwYXNz"},"tokens.example":{"auth":"dXNlcjpwYXNz"}}}"#;
         let value = Secret(b"from env".to_vec());
+        let mut names = Names::default();
+        for host in ["r.example", "slow.example"] {
+            names.allow(&Allowed { host: host.into(), scheme: Some(Scheme::Basic) });
+        }
+        let realm = Scheme::Realm("https://auth.invalid/token".into());
+        names.allow(&Allowed { host: "tokens.example".into(), scheme: Some(realm) });
         Rules {
+            names,
+            max_signatures: 3,
             docker_config: DockerConfig::parse(config, Path::new("config.json")).unwrap(),
             token_seeds: Some(self.path("docker")),
             secrets: vec![
@@ -117,21 +126,25 @@ fn every_question_is_answered() {
         assert!(refusal(client.credentials("no host").await).contains("is not the host of a registry"));
 
         let salt = [3; 32];
-        let key = client.token_authority("r.example", &salt).await.unwrap().unwrap();
-        let signed = client.sign_token_challenge("r.example", &salt, &[9; 32]).await.unwrap();
+        assert_eq!(client.token_authority("r.example", &salt).await.unwrap(), None);
+        let key = client.token_authority("tokens.example", &salt).await.unwrap().unwrap();
+        let signed = client.sign_token_challenge("tokens.example", &salt, &[9; 32]).await.unwrap();
         let key = ring::signature::UnparsedPublicKey::new(&ring::signature::ED25519, key);
         key.verify(&[9; 32], &signed[..64]).unwrap();
         assert_eq!(&signed[64..], [9; 32]);
-        refusal(client.sign_token_challenge("r.example", &salt, b"a text").await);
+        refusal(client.sign_token_challenge("tokens.example", &salt, b"a text").await);
+        refusal(client.sign_token_challenge("none.example", &salt, &[9; 32]).await);
 
         let request = TokenRequest {
             client_id: String::new(),
-            host: "r.example".into(),
-            realm: "http://evil.example/".into(),
+            host: "tokens.example".into(),
+            realm: "https://evil.example/token".into(),
             service: String::new(),
             scopes: Vec::new(),
         };
-        assert!(refusal(client.fetch_token(request).await).contains("without TLS"));
+        assert!(
+            refusal(client.fetch_token(request).await).contains("names the realm https://auth.invalid/token")
+        );
 
         assert_eq!(client.secret("env").await.unwrap(), Some(Secret(b"from env".to_vec())));
         assert_eq!(client.secret("file").await.unwrap(), Some(Secret(b"\xff\0".to_vec())));
@@ -157,11 +170,20 @@ fn every_question_is_answered() {
         ("secret", 4),
         ("ssh agent", 4),
         ("token", 1),
-        ("token authority", 1),
-        ("token challenge", 2),
+        ("token authority", 2),
+        ("token challenge", 3),
     ];
     assert_eq!(record.asked, BTreeMap::from(expected));
-    assert_eq!((record.refused, record.failed), (3, 2), "{record:?}");
+    // The host that is none, a text to sign, the realm; and, as no harm, a host that is not named, asked for its login and
+    // for a signature, and that signature.
+    assert_eq!((record.refused, record.failed), (6, 2), "{record:?}");
+    assert_eq!(record.refusals.iter().filter(|refusal| refusal.usual).count(), 2, "{record:?}");
+    assert_eq!(record.secrets, BTreeMap::from([("env".to_owned(), 1), ("file".to_owned(), 1)]));
+    assert_eq!(record.unknown_secrets, BTreeMap::from([("GIT_AUTH_TOKEN".to_owned(), 1)]));
+    assert_eq!(
+        record.logins.iter().map(|used| used.host.as_str()).collect::<Vec<_>>(),
+        ["r.example", "slow.example"]
+    );
 }
 
 #[test]
@@ -279,7 +301,9 @@ fn whoever_waits_is_told_when_the_desk_goes() {
 
 #[test]
 fn a_client_believes_no_answer_that_does_not_fit() {
-    let replies: [&[u8]; 6] = [
+    let replies: [&[u8]; 8] = [
+        br#"{"id":1,"answer":"bytes"}"#,
+        br#"{"id":1,"answer":"sealed"}"#,
         br#"{"id":1,"answer":{"credentials":{"username":"u"}}}"#,
         br#"{"id":1,"answer":"descriptor"}"#,
         br#"{"id":1,"answer":"unheard-of"}"#,
@@ -334,7 +358,10 @@ fn questions_out_of_order_are_refused_by_number() {
     assert!(matches!(receive(&guest).answer, Answer::Refused(_)));
     // All that was refused, the desk still answers.
     send(&guest, 7, &secret, b"");
-    assert_eq!(receive(&guest), Reply { id: 7, answer: Answer::Bytes });
+    let frame = wire::receive(&guest, Descriptors::Take).unwrap().unwrap();
+    let reply: Reply = serde_json::from_slice(&frame.header).unwrap();
+    assert_eq!((reply, frame.tail.len()), (Reply { id: 7, answer: Answer::Sealed }, 0));
+    assert_eq!(sandbox_linux::read_sealed_memfd(frame.descriptor.unwrap(), 100).unwrap(), b"from env");
     drop(guest);
     let record = desk.join().unwrap();
     assert_eq!((record.asked["unknown"], record.refused), (6, 7), "{record:?}");
@@ -385,4 +412,34 @@ fn a_flood_is_bounded() {
     assert_eq!(record.refused, 10);
     // The helper ran once: the others waited for their turn and were sent home.
     assert_eq!(std::fs::read_to_string(host.path("asked")).unwrap().lines().count(), 1);
+}
+
+#[test]
+fn secrets_are_searched_for_in_vain() {
+    let host = Outside::new();
+    let (client, desk) = host.client();
+    block_on(async {
+        for index in 0..100 {
+            assert_eq!(client.secret(&format!("guess{index}")).await.unwrap(), None);
+        }
+        assert!(refusal(client.secret("guess").await).contains("after 100 wrong names"));
+        assert!(refusal(client.secret("env").await).contains("after 100 wrong names"));
+    });
+    drop(client);
+    let record = desk.join().unwrap();
+    assert_eq!((record.refused, record.unknown_secrets.len(), record.secrets.len()), (2, 100, 0));
+}
+
+#[test]
+fn a_memory_file_that_is_not_sealed_is_no_secret() {
+    let (near, far) = UnixStream::pair().unwrap();
+    let client = BrokerClient::new(near.into()).unwrap();
+    let desk = thread::spawn(move || {
+        wire::receive(&far, Descriptors::Drop).unwrap();
+        let file = rustix::fs::memfd_create("open", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
+        wire::send(&far, br#"{"id":1,"answer":"sealed"}"#, b"", Some(file.as_fd())).unwrap();
+        far
+    });
+    assert!(matches!(block_on(client.secret("env")), Err(HostError::Gone(_))));
+    drop(desk.join().unwrap());
 }

@@ -87,8 +87,10 @@ pub enum Answer {
     Nothing,
     /// Tail: password or identity token.
     Credentials { username: String },
-    /// Tail: the bytes asked for: a public key, a signed challenge, a secret.
+    /// Tail: the bytes asked for: a public key, a signed challenge.
     Bytes,
+    /// With a descriptor of a sealed memory file: a secret.
+    Sealed,
     /// Tail: the token.
     Token { expires_in: i64, issued_at: i64 },
     /// With a descriptor: an agent's stream, an open file.

@@ -10,11 +10,13 @@
 //! end closes. The guest's side is asynchronous and holds one reading thread.
 
 mod agent;
+mod announce;
 pub mod client;
 pub mod desk;
 mod helper;
 mod keyring;
 mod message;
+pub mod names;
 mod opening;
 mod program;
 mod realm;
@@ -23,12 +25,14 @@ mod registry;
 pub mod rules;
 mod secret;
 mod seed;
+mod signature;
 mod stop;
 mod token;
 mod wire;
 
 pub use client::BrokerClient;
 pub use desk::Desk;
+pub use names::{Allowed, Names, Scheme};
 pub use program::find as find_program;
 pub use record::Record;
 pub use rules::{AgentKind, AgentSource, Rules, SecretOrigin, SecretSource};

@@ -1,7 +1,7 @@
 //! Registry tokens, fetched where the user's login is.
 //!
-//! A registry names in its challenge a realm: the address that exchanges a login for a token. The address reaches us
-//! from the registry by way of the daemon and the guest, so it is not trusted: a login is sent nowhere in the clear
+//! A registry names in its challenge a realm: the address that exchanges a login for a token. That the registry really
+//! named it is seen to in [`super::announce`]. Even so a login is sent nowhere in the clear
 //! but to the registry's own host or to this machine for a registry on this machine, never to where a redirect points,
 //! and of an answer only the token comes back.
 //!
@@ -24,6 +24,8 @@ use ureq::{Agent, Body, Proxy};
 /// From first to last byte of one call.
 pub const TIME: Duration = Duration::from_secs(30);
 const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// For a registry to say what it asks for.
+const KNOCK_TIME: Duration = Duration::from_secs(15);
 const ANSWER_LIMIT: u64 = 1 << 20;
 /// Seconds that a token is good for when the registry does not say.
 const DEFAULT_EXPIRY: i64 = 60;
@@ -89,6 +91,19 @@ impl Realms {
         Realms { time, roots: OnceLock::new() }
     }
 
+    /// Asks `url` for its status and its challenges, with no login and without following it anywhere.
+    pub fn knock(&self, url: &str, local: bool) -> Result<(u16, Vec<String>), RealmError> {
+        let uri: Uri = url
+            .parse()
+            .map_err(|_| RealmError::Realm { realm: url.to_owned(), reason: "it is not a URL" })?;
+        let realm = Realm { uri, local, name: url.to_owned() };
+        let response = self.agent(&realm, self.time.min(KNOCK_TIME)).get(&realm.uri).call();
+        let response = response.map_err(|source| RealmError::Fetch { realm: url.to_owned(), source })?;
+        let challenges = response.headers().get_all("www-authenticate").iter();
+        let challenges = challenges.filter_map(|value| Some(value.to_str().ok()?.to_owned())).take(16);
+        Ok((response.status().as_u16(), challenges.collect()))
+    }
+
     /// A token for `request`, with what `login` holds; anonymous when it holds nothing.
     pub fn fetch(&self, request: &TokenRequest, login: &Login) -> Result<Token, RealmError> {
         check(request)?;
@@ -100,7 +115,7 @@ impl Realms {
             });
         }
         let realm = realm(&request.realm, &request.host)?;
-        let agent = self.agent(&realm);
+        let agent = self.agent(&realm, self.time);
         let credentials = login.credentials();
         if credentials.secret.0.is_empty() {
             return get(&agent, &realm, request, &credentials);
@@ -115,12 +130,12 @@ impl Realms {
         }
     }
 
-    fn agent(&self, realm: &Realm) -> Agent {
+    fn agent(&self, realm: &Realm, time: Duration) -> Agent {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_idle_connections(0)
-            .timeout_global(Some(self.time))
+            .timeout_global(Some(time))
             .timeout_connect(Some(CONNECT_TIME))
             .user_agent(concat!("ktl/", env!("CARGO_PKG_VERSION")))
             .proxy(if realm.local { None } else { Proxy::try_from_env() });
@@ -140,7 +155,7 @@ fn system_roots() -> RootCerts {
     found.certs.iter().map(|der| Certificate::from_der(der.as_ref()).to_owned()).collect::<Vec<_>>().into()
 }
 
-fn check(request: &TokenRequest) -> Result<(), RealmError> {
+pub fn check(request: &TokenRequest) -> Result<(), RealmError> {
     let table = [
         (request.realm.len() > URL_LIMIT, "the realm is too long"),
         (request.service.len() > WORD_LIMIT, "the service is too long"),
@@ -175,14 +190,14 @@ fn realm(text: &str, registry: &str) -> Result<Realm, RealmError> {
 }
 
 /// `host` of `host[:port]`, the brackets of an IPv6 address kept.
-fn hostname(registry: &str) -> &str {
+pub fn hostname(registry: &str) -> &str {
     match registry.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
         _ => registry,
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+pub fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

@@ -9,51 +9,79 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use buildsvc::dockerconfig::{DockerConfig, Login};
-use buildsvc::session::host::{Token, TokenRequest};
+use buildsvc::dockerconfig::{DockerConfig, HUB_HOST, Login};
+use buildsvc::session::host::{Credentials, Token, TokenRequest};
 
+use super::announce::{AnnounceError, Announced, Announcements, same_realm};
 use super::helper::{self, Helpers};
+use super::names::{Cut, HUB, Host, Names, canonical};
 use super::realm::{self, Realms};
-use super::record::Denial;
+use super::record::{Book, Denial};
 use super::seed::Seeds;
 use super::stop::Stop;
 use super::token;
 
 /// The longest name that DNS knows, and a port.
 const HOST_LIMIT: usize = 253 + 6;
-/// How often a wait for a token looks whether it is still wanted.
+/// How often a wait for the network looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(50);
+/// Under which a login that stays here is recorded, whichever question it was for.
+const LOGIN: &str = "registry login";
 
 #[derive(Debug)]
 pub struct Registry {
     config: DockerConfig,
     helpers: Helpers,
     realms: Arc<Realms>,
+    announcements: Arc<Announcements>,
     seeds: Option<Seeds>,
+    names: Names,
 }
 
 impl Registry {
-    pub fn new(config: DockerConfig, search_path: OsString, seeds: Option<Seeds>) -> Registry {
+    pub fn new(config: DockerConfig, search_path: OsString, seeds: Option<Seeds>, names: Names) -> Registry {
         let helpers = Helpers::new(search_path, helper::TIME);
-        Registry { config, helpers, realms: Arc::new(Realms::new(realm::TIME)), seeds }
+        let realms = Arc::new(Realms::new(realm::TIME));
+        Registry { config, helpers, realms, announcements: Arc::default(), seeds, names }
     }
 
-    /// The login for `host`; an empty one when the user has none.
-    pub fn login(&self, host: &str, stop: &Stop) -> Result<Login, Denial> {
-        check_host(host)?;
-        if let Some(name) = self.config.helper(host) {
-            let login = self.helpers.get(name, DockerConfig::server(host), stop);
-            if let Some(login) = login.map_err(|error| Denial::failure(&error))? {
-                return Ok(login);
+    /// What a daemon gets that asks for the login itself: empty when there is none for it, on which it goes on
+    /// anonymously. A registry that gives tokens needs no password of the daemon's.
+    pub fn credentials(&self, host: &str, stop: &Stop, book: &Book) -> Result<Credentials, Denial> {
+        match self.usable(host, stop, book)? {
+            None => Ok(Credentials::default()),
+            Some((Announced::Basic | Announced::Bearer { or_basic: true, .. }, login)) => {
+                book.login(host, "", &[], false);
+                Ok(login.credentials())
             }
+            Some(_) if self.seeds.is_none() => {
+                book.refused(
+                    LOGIN,
+                    &format!(
+                        "{host}: without HOME or DOCKER_CONFIG there is no place for a token authority's seeds"
+                    ),
+                );
+                Ok(Credentials::default())
+            }
+            Some(_) => Err(Denial::Usual(format!("{host} gives tokens, so the password stays here"))),
         }
-        let stored = self.config.stored(host).map_err(|error| Denial::failure(&error))?;
-        Ok(stored.unwrap_or_default())
     }
 
-    pub fn authority(&self, host: &str, salt: &[u8], stop: &Stop) -> Result<Option<[u8; 32]>, Denial> {
-        let Some(seed) = self.seed(host, stop)? else { return Ok(None) };
-        token::authority(salt, &seed).map(Some).map_err(|error| Denial::Rule(error.to_string()))
+    /// `None` when there is no authority, on which the daemon asks for credentials.
+    pub fn authority(
+        &self,
+        host: &str,
+        salt: &[u8],
+        stop: &Stop,
+        book: &Book,
+    ) -> Result<Option<[u8; 32]>, Denial> {
+        match self.usable(host, stop, book)? {
+            Some((Announced::Bearer { .. }, login)) => {
+                let Some(seed) = self.seed(host, &login)? else { return Ok(None) };
+                token::authority(salt, &seed).map(Some).map_err(|error| Denial::Rule(error.to_string()))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// `None` when there is no authority.
@@ -63,42 +91,196 @@ impl Registry {
         salt: &[u8],
         challenge: &[u8],
         stop: &Stop,
+        book: &Book,
     ) -> Result<Option<Vec<u8>>, Denial> {
-        let Some(seed) = self.seed(host, stop)? else { return Ok(None) };
-        token::sign(salt, &seed, challenge).map(Some).map_err(|error| Denial::Rule(error.to_string()))
+        match self.usable(host, stop, book)? {
+            Some((Announced::Bearer { .. }, login)) => {
+                let Some(seed) = self.seed(host, &login)? else { return Ok(None) };
+                token::sign(salt, &seed, challenge).map(Some).map_err(|error| Denial::Rule(error.to_string()))
+            }
+            // A builder that knows the host from another build asks whether this one shares its tokens.
+            _ => Err(Denial::Usual(format!("no challenge is signed for {host}"))),
+        }
     }
 
-    /// The call itself cannot be interrupted, so it runs on a thread that is left behind when the desk ends before it.
-    pub fn fetch(&self, request: &TokenRequest, stop: &Stop) -> Result<Token, Denial> {
-        let login = self.login(&request.host, stop)?;
-        let (realms, request) = (self.realms.clone(), request.clone());
-        let (tell, told) = mpsc::channel();
-        let call = move || {
-            // Nobody may listen any more.
-            let _ = tell.send(realms.fetch(&request, &login));
-        };
-        thread::Builder::new()
-            .name("broker token".into())
-            .spawn(call)
-            .map_err(|error| Denial::Failure(format!("the host side has no thread left: {error}")))?;
-        loop {
-            match told.recv_timeout(LOOK) {
-                Ok(Ok(token)) => return Ok(token),
-                Ok(Err(error)) if error.is_rule() => return Err(Denial::Rule(error.to_string())),
-                Ok(Err(error)) => return Err(Denial::failure(&error)),
-                Err(RecvTimeoutError::Timeout) if !stop.told() => {}
-                Err(_) => return Err(Denial::Failure("the build ended before the token came".into())),
+    /// The login for `host` and how it is to be used; `None` when the build has no use for one or the user has none.
+    /// Without a login the daemon fetches what it needs by itself, and nobody is asked from here.
+    fn usable(&self, host: &str, stop: &Stop, book: &Book) -> Result<Option<(Announced, Login)>, Denial> {
+        check_host(host)?;
+        if self.names.get(host).is_none() {
+            self.withhold(host, &Withheld::NotNamed, book);
+            return Ok(None);
+        }
+        let login = self.login(host, stop)?;
+        if login.is_empty() {
+            return Ok(None);
+        }
+        match self.announced(host, stop)? {
+            Ok(announced) => Ok(Some((announced, login))),
+            Err(why) => {
+                self.withhold(host, &why, book);
+                Ok(None)
             }
         }
     }
 
-    /// Empty for a registry that the user has no login for, `None` when the authority is shut.
-    fn seed(&self, host: &str, stop: &Stop) -> Result<Option<Vec<u8>>, Denial> {
-        let login = self.login(host, stop)?;
+    /// A token from where the registry itself says, for what this build pulls and pushes.
+    pub fn fetch(&self, request: &TokenRequest, stop: &Stop, book: &Book) -> Result<Token, Denial> {
+        let TokenRequest { host, realm, service, scopes, .. } = request;
+        check_host(host)?;
+        realm::check(request).map_err(|error| Denial::Rule(error.to_string()))?;
+        let asked = || format!("{host} (realm {realm}, scope {})", shown(scopes));
+        let (named, realm_of_host) = match (self.names.get(host), self.announced(host, stop)?) {
+            (Some(named), Ok(Announced::Bearer { realm: announced, service: wanted, .. })) => {
+                if !same_realm(realm, &announced) {
+                    return Err(Denial::Rule(format!(
+                        "a token for {}: the registry itself names the realm {announced}; --allow-registry {host}={realm} \
+                         allows this one",
+                        asked()
+                    )));
+                }
+                if wanted.is_some_and(|wanted| wanted != *service) {
+                    return Err(Denial::Rule(format!(
+                        "a token for {}: the registry itself names another service than {service:?}",
+                        asked()
+                    )));
+                }
+                (named, announced)
+            }
+            (_, Ok(_)) => return Err(Denial::Rule(format!("a token for {}: it takes none", asked()))),
+            (_, Err(why)) => {
+                return Err(Denial::Rule(format!("a token for {}: {}", asked(), why.way_out(host))));
+            }
+        };
+        let Cut { granted, foreign, wider } = named.cut(scopes);
+        if !wider.is_empty() {
+            let reason = format!("rights at {host} that this build does not need: scope {}", shown(&wider));
+            book.refused(LOGIN, &reason);
+        }
+        if granted.is_empty() && foreign.is_empty() && !wider.is_empty() {
+            return Err(Denial::Rule(format!("a token for {}: nothing of it is for this build", asked())));
+        }
+        let (login, granted) = if granted.is_empty() {
+            // What everybody gets does no harm, and a public image is pulled all the same.
+            if self.has_login(host) {
+                book.refused(
+                    LOGIN,
+                    &format!(
+                        "{} stays here, since the build does not name that; --allow-registry {host} sends it",
+                        asked()
+                    ),
+                );
+            }
+            (Login::default(), foreign)
+        } else {
+            if !foreign.is_empty() {
+                let reason = format!("scope {} at {host}, which this build does not name", shown(&foreign));
+                book.denied(LOGIN, &Denial::Usual(reason));
+            }
+            (self.login(host, stop)?, granted)
+        };
+        let anonymous = login.is_empty();
+        let cut = TokenRequest { realm: realm_of_host.clone(), scopes: granted.clone(), ..request.clone() };
+        let realms = self.realms.clone();
+        let token = aside(stop, move || realms.fetch(&cut, &login))?.map_err(|error| match error {
+            error if error.is_rule() => Denial::Rule(error.to_string()),
+            error => Denial::failure(&error),
+        })?;
+        book.login(host, &realm_of_host, &granted, anonymous);
+        Ok(token)
+    }
+
+    /// How `host` wants to be spoken to, or why no login is for it.
+    fn announced(&self, host: &str, stop: &Stop) -> Result<Result<Announced, Withheld>, Denial> {
+        let Some(named) = self.names.get(host) else { return Ok(Err(Withheld::NotNamed)) };
+        let (all, realms) = (self.announcements.clone(), self.realms.clone());
+        let (host, named): (String, Host) = (host.to_owned(), named.clone());
+        Ok(aside(stop, move || all.get(&host, &named, &realms))?.map_err(Withheld::NotAnnounced))
+    }
+
+    /// Records that a login stays here; a user who has none misses nothing.
+    fn withhold(&self, host: &str, why: &Withheld, book: &Book) {
+        let reason = format!("{host} (no realm, no scope yet): {}", why.way_out(host));
+        match self.has_login(host) {
+            true => book.refused(LOGIN, &reason),
+            false => book.denied(LOGIN, &Denial::Usual(reason)),
+        }
+    }
+
+    /// Whether there may be a login for `host`. No helper is asked: a daemon chose the name.
+    fn has_login(&self, host: &str) -> bool {
+        let host = login_host(host);
+        self.config.helper(&host).is_some() || self.config.stored(&host).map_or(true, |login| login.is_some())
+    }
+
+    /// The login for `host`; an empty one when the user has none.
+    fn login(&self, host: &str, stop: &Stop) -> Result<Login, Denial> {
+        let host = login_host(host);
+        if let Some(name) = self.config.helper(&host) {
+            let login = self.helpers.get(name, DockerConfig::server(&host), stop);
+            if let Some(login) = login.map_err(|error| Denial::failure(&error))? {
+                return Ok(login);
+            }
+        }
+        let stored = self.config.stored(&host).map_err(|error| Denial::failure(&error))?;
+        Ok(stored.unwrap_or_default())
+    }
+
+    /// `None` when the authority is shut. A ready token needs no guard: whoever has one may use it.
+    fn seed(&self, host: &str, login: &Login) -> Result<Option<Vec<u8>>, Denial> {
         match &self.seeds {
             None => Ok(None),
             Some(_) if login.credentials().secret.0.is_empty() => Ok(Some(Vec::new())),
             Some(seeds) => seeds.get(host).map(Some).map_err(|error| Denial::failure(&error)),
+        }
+    }
+}
+
+/// Why a login stays here.
+#[derive(Debug, PartialEq, Eq)]
+enum Withheld {
+    NotNamed,
+    NotAnnounced(AnnounceError),
+}
+
+impl Withheld {
+    fn way_out(&self, host: &str) -> String {
+        match self {
+            Withheld::NotNamed => {
+                format!("the build does not name this registry; --allow-registry {host} sends your login")
+            }
+            Withheld::NotAnnounced(error) => format!(
+                "{error}; --allow-registry {host}=REALM (a URL, or `basic`) names it and sends your login"
+            ),
+        }
+    }
+}
+
+/// All names of Docker Hub have one login.
+fn login_host(host: &str) -> String {
+    if canonical(host) == HUB { HUB_HOST.to_owned() } else { host.to_owned() }
+}
+
+fn shown(scopes: &[String]) -> String {
+    if scopes.is_empty() { "none".to_owned() } else { scopes.join(" ") }
+}
+
+/// Runs what cannot be interrupted on a thread that is left behind when the desk ends before it.
+fn aside<T: Send + 'static>(stop: &Stop, call: impl FnOnce() -> T + Send + 'static) -> Result<T, Denial> {
+    let (tell, told) = mpsc::channel();
+    let call = move || {
+        // Nobody may listen any more.
+        let _ = tell.send(call());
+    };
+    thread::Builder::new()
+        .name("broker network".into())
+        .spawn(call)
+        .map_err(|error| Denial::Failure(format!("the host side has no thread left: {error}")))?;
+    loop {
+        match told.recv_timeout(LOOK) {
+            Ok(answer) => return Ok(answer),
+            Err(RecvTimeoutError::Timeout) if !stop.told() => {}
+            Err(_) => return Err(Denial::Failure("the build ended before the answer came".into())),
         }
     }
 }
@@ -116,99 +298,5 @@ fn check_host(host: &str) -> Result<(), Denial> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::super::program::tests::script;
-    use super::*;
-
-    fn registry(config: &str, dir: &Path, seeds: bool) -> Registry {
-        let config = DockerConfig::parse(config.as_bytes(), Path::new("config.json")).unwrap();
-        Registry::new(config, dir.into(), seeds.then(|| Seeds::new(dir.join("docker"))))
-    }
-
-    #[test]
-    fn helpers_go_before_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        script(dir.path(), "docker-credential-one", r#"printf '{"Username":"%s","Secret":"s"}' "$(cat)""#);
-        script(dir.path(), "docker-credential-none", "echo credentials not found in native keychain; exit 1");
-        let config = r#"{
-            "credsStore": "none",
-            "credHelpers": {"one.example": "one", "https://index.docker.io/v1/": "one", "lost.example": "lost"},
-            "auths": {"one.example": {"auth":"dXNlcjpwYXNz"}, "file.example": {"auth":"dXNlcjpwYXNz"}}
-        }"#;
-        let registry = registry(config, dir.path(), false);
-        let stop = Stop::new().unwrap();
-        let table = [
-            ("one.example", "one.example"),
-            ("registry-1.docker.io", "https://index.docker.io/v1/"),
-            ("file.example", "user"),
-            ("other.example", ""),
-        ];
-        for (host, username) in table {
-            assert_eq!(registry.login(host, &stop).unwrap().username, username, "{host}");
-        }
-        assert!(matches!(registry.login("lost.example", &stop), Err(Denial::Failure(_))));
-    }
-
-    #[test]
-    fn a_token_that_is_not_wanted_any_more_is_not_waited_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let registry = registry("{}", dir.path(), false);
-        let stop = Stop::new().unwrap();
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let host = silent.local_addr().unwrap().to_string();
-        let request = TokenRequest {
-            client_id: String::new(),
-            realm: format!("http://{host}/token"),
-            host,
-            service: String::new(),
-            scopes: Vec::new(),
-        };
-        thread::scope(|scope| {
-            let fetching = scope.spawn(|| registry.fetch(&request, &stop));
-            let _asked = silent.accept().unwrap();
-            stop.tell();
-            let denial = fetching.join().unwrap().unwrap_err();
-            assert_eq!(denial.text(), "the build ended before the token came");
-        });
-    }
-
-    #[test]
-    fn hosts_are_checked() {
-        let dir = tempfile::tempdir().unwrap();
-        let registry = registry("{}", dir.path(), false);
-        let stop = Stop::new().unwrap();
-        for host in ["r.example", "localhost:5000", "[::1]:5000", "under_score-1"] {
-            assert!(registry.login(host, &stop).is_ok(), "{host}");
-        }
-        for host in ["", "a/b", "a b", "a\nb", "https://r", "r\0", "r?", "é", &"a".repeat(260)] {
-            assert!(matches!(registry.login(host, &stop), Err(Denial::Rule(_))), "{host}");
-        }
-    }
-
-    #[test]
-    fn the_authority_is_per_host_and_shut_without_seeds() {
-        let dir = tempfile::tempdir().unwrap();
-        let config =
-            r#"{"auths": {"a.example": {"auth":"dXNlcjpwYXNz"}, "b.example": {"auth":"dXNlcjpwYXNz"}}}"#;
-        let open = registry(config, dir.path(), true);
-        let stop = Stop::new().unwrap();
-        let salt = [7; 32];
-        let key = |host: &str| open.authority(host, &salt, &stop).unwrap().unwrap();
-        assert_eq!(key("a.example"), key("a.example"));
-        assert_ne!(key("a.example"), key("b.example"));
-        assert_eq!(key("c.example"), key("d.example"));
-        assert_ne!(key("a.example"), open.authority("a.example", &[8; 32], &stop).unwrap().unwrap());
-        assert!(matches!(open.authority("a.example", b"short", &stop), Err(Denial::Rule(_))));
-        assert!(matches!(open.sign("a.example", &salt, b"I owe you", &stop), Err(Denial::Rule(_))));
-        let shut = registry(config, dir.path(), false);
-        assert_eq!(shut.authority("a.example", &salt, &stop), Ok(None));
-        assert_eq!(shut.sign("a.example", &salt, &[0; 32], &stop), Ok(None));
-        // Without a login the seeds are left alone.
-        let dir = tempfile::tempdir().unwrap();
-        let anonymous = registry("{}", dir.path(), true);
-        anonymous.authority("a.example", &salt, &stop).unwrap();
-        assert!(!dir.path().join("docker").exists());
-    }
-}
+#[path = "registry_tests.rs"]
+mod tests;

@@ -10,17 +10,23 @@ use std::path::PathBuf;
 use buildsvc::dockerconfig::DockerConfig;
 use buildsvc::session::host::Secret;
 
+use super::names::Names;
+
 /// The id that an ssh mount without one means.
 pub const DEFAULT_AGENT: &str = "default";
 
 #[derive(Debug, Default)]
 pub struct Rules {
     pub docker_config: DockerConfig,
+    /// The registries that logins are for.
+    pub names: Names,
     /// Directory of `.token_seed`, docker's config directory. `None` keeps the token authority shut, and daemons ask
     /// for credentials instead (`BUILDKIT_NO_CLIENT_TOKEN` of moby/buildkit).
     pub token_seeds: Option<PathBuf>,
     pub secrets: Vec<SecretSource>,
     pub agents: Vec<AgentSource>,
+    /// Of all agents together.
+    pub max_signatures: u32,
     /// Directories beneath which files may be opened for a guest that may not read them itself, by local name. A guest
     /// gets descriptors of directories only where they cannot be climbed out of; see [`super::Desk::new`].
     pub locals: BTreeMap<String, OwnedFd>,

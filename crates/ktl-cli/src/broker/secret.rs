@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use buildsvc::session::host::Secret;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::record::Denial;
+use super::record::{Book, Denial};
 use super::rules::{SecretOrigin, SecretSource};
 use super::stop::Stop;
 
 /// As upstream: a secret is a key or a password, not a data set.
-const LENGTH_LIMIT: u64 = 500 << 10;
+pub const LENGTH_LIMIT: u64 = 500 << 10;
 /// Daemons ask for a few names of their own accord (git and http tokens); more wrong names than this are a search.
 const WRONG_LIMIT: u64 = 100;
 /// How long a pipe may stay silent.
@@ -49,14 +49,19 @@ impl Secrets {
         Secrets { origins, wrong: AtomicU64::new(0), drained: Mutex::default() }
     }
 
-    pub fn get(&self, id: &str, stop: &Stop) -> Result<Option<Secret>, Denial> {
+    pub fn get(&self, id: &str, stop: &Stop, book: &Book) -> Result<Option<Secret>, Denial> {
         if self.wrong.load(Ordering::Relaxed) >= WRONG_LIMIT {
             return Err(Denial::Rule(format!("no secrets any more after {WRONG_LIMIT} wrong names")));
         }
         match self.origins.get(id) {
-            Some(origin) => self.read(id, origin, stop).map(Some).map_err(|error| Denial::failure(&error)),
+            Some(origin) => {
+                let secret = self.read(id, origin, stop).map_err(|error| Denial::failure(&error))?;
+                book.secret(id, true);
+                Ok(Some(secret))
+            }
             None => {
                 self.wrong.fetch_add(1, Ordering::Relaxed);
+                book.secret(id, false);
                 Ok(None)
             }
         }
@@ -143,6 +148,10 @@ fn drain(mut pipe: File, bytes: &mut Vec<u8>, stop: &Stop) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn get(secrets: &Secrets, id: &str, stop: &Stop) -> Result<Option<Secret>, Denial> {
+        secrets.get(id, stop, &Book::default())
+    }
+
     fn file(id: &str, path: impl Into<PathBuf>) -> SecretSource {
         SecretSource { id: id.into(), origin: SecretOrigin::File(path.into()) }
     }
@@ -165,7 +174,7 @@ mod tests {
             env("limit", limit),
             env("long", limit + 1),
         ]);
-        let text = |id: &str| match secrets.get(id, &stop) {
+        let text = |id: &str| match get(&secrets, id, &stop) {
             Ok(Some(secret)) => format!("{} bytes", secret.0.len()),
             Ok(None) => "none".into(),
             Err(denial) => denial.text().to_owned(),
@@ -192,10 +201,10 @@ mod tests {
         let secrets = Secrets::new(vec![env("env", 3)]);
         let stop = Stop::new().unwrap();
         for index in 0..WRONG_LIMIT {
-            assert_eq!(secrets.get(&format!("guess{index}"), &stop), Ok(None));
+            assert_eq!(get(&secrets, &format!("guess{index}"), &stop), Ok(None));
         }
-        assert!(matches!(secrets.get("guess", &stop), Err(Denial::Rule(_))));
-        assert!(matches!(secrets.get("env", &stop), Err(Denial::Rule(_))));
+        assert!(matches!(get(&secrets, "guess", &stop), Err(Denial::Rule(_))));
+        assert!(matches!(get(&secrets, "env", &stop), Err(Denial::Rule(_))));
     }
 
     #[test]
@@ -206,15 +215,15 @@ mod tests {
         let stop = Stop::new().unwrap();
         let secrets = Secrets::new(vec![file("pipe", &path), file("null", "/dev/null")]);
         std::thread::scope(|scope| {
-            let reading = scope.spawn(|| secrets.get("pipe", &stop));
+            let reading = scope.spawn(|| get(&secrets, "pipe", &stop));
             std::fs::write(&path, "from a command").unwrap();
             assert_eq!(reading.join().unwrap(), Ok(Some(Secret(b"from a command".to_vec()))));
         });
-        assert_eq!(secrets.get("pipe", &stop), Ok(Some(Secret(b"from a command".to_vec()))));
-        assert_eq!(secrets.get("null", &stop), Ok(Some(Secret::default())));
+        assert_eq!(get(&secrets, "pipe", &stop), Ok(Some(Secret(b"from a command".to_vec()))));
+        assert_eq!(get(&secrets, "null", &stop), Ok(Some(Secret::default())));
         let secrets = Secrets::new(vec![file("pipe", &path)]);
         std::thread::scope(|scope| {
-            let reading = scope.spawn(|| secrets.get("pipe", &stop));
+            let reading = scope.spawn(|| get(&secrets, "pipe", &stop));
             stop.tell();
             assert!(reading.join().unwrap().unwrap_err().text().ends_with("the build ended before it came"));
         });

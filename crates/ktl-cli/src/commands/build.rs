@@ -1,28 +1,35 @@
 //! `ktl build`.
 
+mod asked;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use base64::Engine as _;
 use buildsvc::dockerconfig::DockerConfig;
+use buildsvc::dockerfile;
 use buildsvc::output::Destination;
 
-use crate::broker::{Desk, Record, Rules};
+use super::answer;
+use crate::broker::{Desk, Rules};
 use crate::builder;
+use crate::caches::PendingCaches;
 use crate::cancel::Cancel;
 use crate::cli::BuildArgs;
 use crate::dial::{self, Connection};
-use crate::display::inert;
 use crate::env::{self, Env};
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 use crate::guest::{self, Ends, GuestResult};
 use crate::launch::{self, Handed};
+use crate::log::Log;
 use crate::outputs::{self, Opened, PendingFile};
+use crate::piped::{self, Intake};
 use crate::plan::{self, BuildPlan, Facts, GuestOutput, HostPlan, Kind};
 use crate::private::{Network, start};
 use crate::tls::TlsFiles;
@@ -30,25 +37,58 @@ use crate::ui::Ui;
 
 pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let ui = Ui { verbose: verbose > 0, quiet: args.display.quiet };
-    let (mut plan, host) = plan::resolve(args, verbose, env, &facts(env)?)?;
+    let mut facts = facts(env)?;
+    let intake = Intake::take(args, &facts, &plan::cache_dir(env, &facts)?)?;
+    facts.scratch = intake.dir.clone();
+    facts.piped = intake.piped.clone();
+    let (plan, host) = plan::resolve(args, verbose, env, &facts)?;
     refuse_tar_on_a_terminal(&host)?;
+    let log = match host.sandbox {
+        Some(_) => Log::open(&host.log, "build", &host.cache, &ui)?,
+        None => Log::off(&ui),
+    };
+    let outcome = build(args, plan, &host, env, &log, &ui);
+    log.close(outcome)
+}
+
+fn build(
+    args: &BuildArgs,
+    mut plan: BuildPlan,
+    host: &HostPlan,
+    env: &Env,
+    log: &Log,
+    ui: &Ui,
+) -> Result<Exit, Failure> {
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
     let candidates = builder::candidates(&args.builder, env)?;
     let network = if plan.hermetic { Network::None } else { Network::Host };
-    let (candidates, _lease) = start::ensure(candidates, &args.builder.private, network, env, &ui)?;
+    let (candidates, _lease) = start::ensure(candidates, &args.builder.private, network, env, ui)?;
     if host.sandbox.is_none() {
         ui.line(format_args!("[sandbox] off: this build's client runs with all your rights"));
     }
-    let connection = dial::dial(&candidates, tls.as_ref(), &ui)?;
+    let connection = dial::dial(&candidates, tls.as_ref(), ui)?;
     plan.builder = connection.address.to_string();
 
-    let mut files = ResultFiles::open(&host, &plan.nonce)?;
+    let mut files = ResultFiles::open(host, &plan.nonce)?;
+    for warning in &host.warnings {
+        ui.line(format_args!("WARNING: {warning}"));
+    }
+    let caches = PendingCaches::open(&host.cache_stores)?;
     let (mut opened, _tidier) = outputs::open(&host.destinations, &plan.nonce)?;
-    match hold(&mut plan, &host, connection, &mut opened, env, &ui) {
+    match hold(&mut plan, host, connection, &mut opened, env, log, ui) {
         Ok((Exit::Ok, Some(result))) => {
             opened.into_iter().try_for_each(Opened::commit)?;
-            files.write(&result)?;
-            announce(&plan, &host, &result, &ui)?;
+            let manifest = result.exporter_response.get("cache.manifest");
+            caches.commit(manifest.map(String::as_str), &plan.nonce)?;
+            files.write(&result, &plan.build.reference)?;
+            if let Some(call) = &host.call {
+                let answer::Shown { text, end } = answer::show(call, &result.answer);
+                io::stdout().lock().write_all(text.as_bytes()).map_err(|error| {
+                    Failure::new(Exit::BuildFailed, format!("failed to print the answer: {error}"))
+                })?;
+                return end;
+            }
+            announce(&plan, host, &result, ui)?;
             Ok(Exit::Ok)
         }
         Ok((exit, _)) => {
@@ -69,12 +109,16 @@ fn hold(
     connection: Connection,
     opened: &mut [Opened],
     env: &Env,
+    log: &Log,
     ui: &Ui,
 ) -> Result<(Exit, Option<GuestResult>), Failure> {
     let Connection { stream, relay, .. } = connection;
     let (desk_end, guest_end) = UnixStream::pair()
         .map_err(|error| Failure::internal(format!("failed to make the broker's socket: {error}")))?;
-    let rules = rules(host, env, ui)?;
+    let rules = rules(plan, host, env, ui)?;
+    let upload = plan.upload.as_ref().map(|_| piped::stdin()).transpose();
+    let upload =
+        upload.map_err(|error| Failure::internal(format!("failed to duplicate standard input: {error}")))?;
     let mut desk = None;
     let serve = || {
         if let Some(relay) = relay {
@@ -88,9 +132,9 @@ fn hold(
     };
     let outcome = match &host.sandbox {
         Some(sandbox) => {
-            let prepared = launch::prepare(plan, host, sandbox, opened, ui)?;
+            let prepared = launch::prepare(plan, host, sandbox, opened, log, ui)?;
             let outputs = opened.iter_mut().map(Opened::descriptor).collect::<Result<Vec<_>, _>>()?;
-            let handed = Handed { connection: stream, broker: guest_end.into(), outputs };
+            let handed = Handed { connection: stream, broker: guest_end.into(), outputs, upload };
             launch::run(prepared, plan, handed, ui, serve)
         }
         None => {
@@ -107,31 +151,21 @@ fn hold(
                     (None, None) => GuestOutput::None,
                 };
             }
-            let ends =
-                Ends { connection: stream, broker: guest_end.into(), cancel: Cancel::Signals, outputs };
+            let ends = Ends {
+                connection: stream,
+                broker: guest_end.into(),
+                cancel: Cancel::Signals,
+                outputs,
+                upload,
+            };
             Ok(guest::run(plan, ends))
         }
     };
     if let Some(record) = desk.and_then(|thread| thread.join().ok()) {
-        tell(&record, ui);
+        log.broker(&record);
+        asked::tell(&record, ui);
     }
     outcome
-}
-
-/// What the builder asked of the user's things, and what it was refused.
-fn tell(record: &Record, ui: &Ui) {
-    if !record.asked.is_empty() {
-        let asked: Vec<String> = record.asked.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-        ui.verbose(format_args!(
-            "[broker] asked: {}; refused {}, failed {}",
-            asked.join(", "),
-            record.refused,
-            record.failed
-        ));
-    }
-    for refusal in &record.refusals {
-        ui.note(format_args!("[broker] refused {}: {}", refusal.kind, inert::text(&refusal.reason)));
-    }
 }
 
 /// What a plan needs to know of this machine.
@@ -148,8 +182,11 @@ pub fn facts(env: &Env) -> Result<Facts, Failure> {
         live_view: io::stderr().is_terminal() && env.get(env::CI).is_none() && !env.is_dumb_terminal(),
         nonce: random_hex::<16>()?,
         reference: random_hex::<12>()?,
+        scratch: None,
+        piped: None,
         kind_of,
         real: |path| path.canonicalize().ok(),
+        read: read_bounded,
     })
 }
 
@@ -162,10 +199,23 @@ fn kind_of(path: &Path) -> Kind {
     }
 }
 
+/// Of a regular file: a pipe without a writer would hold ktl up before it has said anything.
+fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::other(format!("larger than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
 fn random_hex<const BYTES: usize>() -> Result<String, Failure> {
     let mut bytes = [0; BYTES];
-    io::Read::read_exact(&mut File::open("/dev/urandom").map_err(no_random)?, &mut bytes)
-        .map_err(no_random)?;
+    File::open("/dev/urandom").map_err(no_random)?.read_exact(&mut bytes).map_err(no_random)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -173,29 +223,69 @@ fn no_random(error: io::Error) -> Failure {
     Failure::internal(format!("failed to read /dev/urandom: {error}"))
 }
 
-fn rules(host: &HostPlan, env: &Env, ui: &Ui) -> Result<Rules, Failure> {
+fn rules(plan: &BuildPlan, host: &HostPlan, env: &Env, ui: &Ui) -> Result<Rules, Failure> {
     let mut locals = BTreeMap::new();
     for (name, path) in &host.locals {
         let dir = File::open(path)
             .map_err(|error| Failure::usage(format!("failed to open {}: {error}", path.display())))?;
         locals.insert(name.clone(), OwnedFd::from(dir));
     }
-    let docker_config = match &host.docker_config {
-        Some(dir) => DockerConfig::read(&dir.join("config.json")).unwrap_or_else(|error| {
+    let logins = host.login_file.clone().or_else(|| Some(host.docker_config.as_ref()?.join("config.json")));
+    if let Some(file) = &host.login_file {
+        ui.note(format_args!(
+            "[broker] registry logins come from {} (--sandbox-bind); they are used outside of the jail, which does not see the \
+             file",
+            file.display()
+        ));
+    }
+    let docker_config = match logins {
+        Some(file) => DockerConfig::read(&file).unwrap_or_else(|error| {
             // As docker does: a build may need no login, and one that does will say so.
             ui.line(format_args!("WARNING: no registry logins: {}", chain(&error)));
             DockerConfig::default()
         }),
         None => DockerConfig::default(),
     };
+    let names =
+        plan::names(&plan.build, &dockerfile(host.dockerfile.as_deref(), ui), &host.allowed_registries);
+    ui.verbose(format_args!(
+        "[broker] registries of this build: {}",
+        names.hosts().collect::<Vec<_>>().join(", ")
+    ));
     Ok(Rules {
         docker_config,
+        names,
         token_seeds: host.docker_config.clone(),
         secrets: host.secrets.clone(),
         agents: host.agents.clone(),
+        max_signatures: host.max_signatures,
         locals,
         program_search_path: env.get("PATH").unwrap_or_default(),
     })
+}
+
+/// The Dockerfile's text, for the images that it names. One that cannot be read names none, and the builder will say what
+/// is wrong with it.
+fn dockerfile(path: Option<&Path>, ui: &Ui) -> String {
+    let Some(path) = path else {
+        ui.verbose(format_args!(
+            "[broker] the Dockerfile comes with the remote context, so logins go to registries of --tag, caches and --allow-registry only"
+        ));
+        return String::new();
+    };
+    let mut bytes = Vec::new();
+    let read = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    let read = read.and_then(|file| match file.metadata()?.is_file() {
+        true => file.take(dockerfile::TEXT_LIMIT as u64 + 1).read_to_end(&mut bytes),
+        false => Err(io::Error::other("it is no regular file")),
+    });
+    let why = match read {
+        Ok(_) if bytes.len() > dockerfile::TEXT_LIMIT => "it is too long".to_owned(),
+        Ok(_) => return String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) => error.to_string(),
+    };
+    ui.line(format_args!("WARNING: {} is not read for the registries that it names: {why}", path.display()));
+    String::new()
 }
 
 fn refuse_tar_on_a_terminal(host: &HostPlan) -> Result<(), Failure> {
@@ -224,9 +314,9 @@ impl ResultFiles {
         Ok(ResultFiles { metadata: open(&host.metadata_file)?, iid: open(&host.iidfile)? })
     }
 
-    fn write(&mut self, result: &GuestResult) -> Result<(), Failure> {
+    fn write(&mut self, result: &GuestResult, reference: &str) -> Result<(), Failure> {
         if let Some(mut file) = self.metadata.take() {
-            file.write_all(&metadata(&result.exporter_response))?;
+            file.write_all(&metadata(result, reference))?;
             file.commit()?;
         }
         if let Some(mut file) = self.iid.take() {
@@ -241,17 +331,39 @@ impl ResultFiles {
     }
 }
 
-/// The exporter's answers as docker buildx writes them: values that are base64 of a JSON object or array become JSON.
-fn metadata(response: &BTreeMap<String, String>) -> Vec<u8> {
+/// The exporters' answers as docker buildx writes them, where values that are base64 of a JSON object or of a list of them become
+/// JSON, and what the builder has recorded of the build.
+fn metadata(result: &GuestResult, reference: &str) -> Vec<u8> {
+    let filled = |value: &serde_json::Value| value.as_object().is_some_and(|object| !object.is_empty());
     let decoded = |value: &String| {
         let bytes = base64::engine::general_purpose::STANDARD.decode(value).ok()?;
         let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-        (json.is_object() || json.is_array()).then_some(json)
+        let list = json
+            .as_array()
+            .is_some_and(|list| !list.is_empty() && list.iter().all(serde_json::Value::is_object));
+        (filled(&json) || list).then_some(json)
     };
-    let object: serde_json::Map<String, serde_json::Value> = response
+    let mut object: serde_json::Map<String, serde_json::Value> = result
+        .exporter_response
         .iter()
         .map(|(key, value)| (key.clone(), decoded(value).unwrap_or_else(|| value.clone().into())))
         .collect();
+    if !result.answer.is_empty() {
+        for (key, value) in &result.answer {
+            let json = (key == "result.json").then(|| serde_json::from_str(value).ok()).flatten();
+            object.insert(key.clone(), json.unwrap_or_else(|| value.clone().into()));
+        }
+        return serde_json::to_vec_pretty(&object).unwrap_or_default();
+    }
+    // docker buildx has a builder and a node before the reference; ktl has no names for them.
+    object.insert("buildx.build.ref".to_owned(), format!("ktl/ktl/{reference}").into());
+    for (platform, provenance) in &result.provenance {
+        let platform = if platform.is_empty() { String::new() } else { format!("/{platform}") };
+        object.insert(format!("buildx.build.provenance{platform}"), provenance.clone());
+    }
+    if !result.warnings.is_empty() {
+        object.insert("buildx.build.warnings".to_owned(), result.warnings.clone().into());
+    }
     serde_json::to_vec_pretty(&object).unwrap_or_default()
 }
 
@@ -292,12 +404,17 @@ mod tests {
     #[test]
     fn metadata_decodes_what_holds_json() {
         let encoded = base64::engine::general_purpose::STANDARD.encode(r#"{"size":7}"#);
-        let response = BTreeMap::from([
+        let exporter_response = BTreeMap::from([
             ("containerimage.descriptor".to_owned(), encoded),
             ("containerimage.digest".to_owned(), "sha256:ab".to_owned()),
             ("image.name".to_owned(), "dGVzdA==".to_owned()),
         ]);
-        let written: serde_json::Value = serde_json::from_slice(&metadata(&response)).unwrap();
+        let provenance = [("linux/amd64".to_owned(), serde_json::json!({"builder": {}}))].into();
+        let result = GuestResult { exporter_response, provenance, ..GuestResult::default() };
+        let written: serde_json::Value = serde_json::from_slice(&metadata(&result, "r1")).unwrap();
+        assert_eq!(written["buildx.build.ref"], "ktl/ktl/r1");
+        assert!(written["buildx.build.provenance/linux/amd64"].is_object());
+        assert!(written.get("buildx.build.warnings").is_none());
         assert_eq!(written["containerimage.descriptor"]["size"], 7);
         assert_eq!(written["containerimage.digest"], "sha256:ab");
         assert_eq!(written["image.name"], "dGVzdA==");

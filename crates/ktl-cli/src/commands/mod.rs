@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod answer;
 pub mod build;
 pub mod builder;
 pub mod completion;

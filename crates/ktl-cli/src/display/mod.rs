@@ -12,7 +12,7 @@ pub mod inert;
 mod intervals;
 mod lines;
 mod plain;
-mod rawjson;
+pub mod rawjson;
 mod step;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use buildsvc::event::{Event, LogStream, SourceInfo, SourceRange, Vertex};
+use buildsvc::event::{Event, LogStream, SourceInfo, SourceRange, Vertex, VertexWarning};
 use serde::Serialize;
 
 #[derive(Debug, Serialize)]
@@ -158,19 +158,7 @@ pub fn line(event: &Event) -> String {
                 timestamp: rfc3339(l.timestamp),
             })
             .collect(),
-        warnings: event
-            .warnings
-            .iter()
-            .map(|w| WarningLine {
-                vertex: &w.vertex,
-                level: w.level,
-                short: STANDARD.encode(&w.short),
-                detail: w.detail.iter().map(|d| STANDARD.encode(d)).collect(),
-                url: &w.url,
-                source_info: w.source.as_ref().map(source_line),
-                range: w.ranges.iter().map(range_line).collect(),
-            })
-            .collect(),
+        warnings: event.warnings.iter().map(warning_line).collect(),
     };
     let mut text = serde_json::to_string(&line).expect("strings and numbers only");
     // Some CI runners look for this anywhere in a line. It can only stand within a JSON string.
@@ -179,6 +167,23 @@ pub fn line(event: &Event) -> String {
     }
     text.push('\n');
     text
+}
+
+/// A warning as docker buildx writes it into metadata files.
+pub fn warning(warning: &VertexWarning) -> serde_json::Value {
+    serde_json::to_value(warning_line(warning)).unwrap_or_default()
+}
+
+fn warning_line(warning: &VertexWarning) -> WarningLine<'_> {
+    WarningLine {
+        vertex: &warning.vertex,
+        level: warning.level,
+        short: STANDARD.encode(&warning.short),
+        detail: warning.detail.iter().map(|detail| STANDARD.encode(detail)).collect(),
+        url: &warning.url,
+        source_info: warning.source.as_ref().map(source_line),
+        range: warning.ranges.iter().map(range_line).collect(),
+    }
 }
 
 /// A line of ktl's own as a step.

@@ -5,30 +5,101 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use buildsvc::platform::Platform;
+use buildsvc::remote;
+use buildsvc::session::Upload;
 use sha2::Digest as _;
 
 use super::{Facts, Kind, guest_path};
 use crate::cli::BuildArgs;
 use crate::env::{self, Env};
 use crate::failure::Failure;
+use crate::piped::{self, Piped};
 
 /// The context and the Dockerfile.
 pub struct Inputs {
-    pub context: PathBuf,
-    pub dockerfile_dir: PathBuf,
+    /// What the jail shows as its workspace: the context, or an empty directory where that is somewhere else.
+    pub workspace: PathBuf,
+    context: Context,
+    /// Where the Dockerfile is; `None` where it is in a context that is no directory.
+    dockerfile_dir: Option<PathBuf>,
     dockerfile_name: String,
+    /// The Dockerfile is not the context's although that is elsewhere, or was not a file at all.
+    own_dockerfile: bool,
+}
+
+/// Where the context is.
+#[derive(Debug, PartialEq, Eq)]
+enum Context {
+    Directory,
+    /// An empty one: nothing but a Dockerfile was given.
+    Nothing,
+    /// The daemon fetches it.
+    Remote(String),
+    /// An archive, sent as this upload.
+    Upload(String),
 }
 
 impl Inputs {
     pub fn resolve(args: &BuildArgs, facts: &Facts) -> Result<Inputs, Failure> {
         let given = &args.context;
-        if given == Path::new("-") || given.to_string_lossy().contains("://") {
-            return Err(Failure::usage(format!("the build context `{}` is no directory", given.display()))
-                .hint("This version builds local directories only."));
+        let file = args.build.file.as_deref();
+        if let Some(url) = file.and_then(Path::to_str).filter(|file| remote::is_http(file)) {
+            return Err(Failure::usage(format!("the Dockerfile {url} is not a file of this machine"))
+                .hint("Pipe it in: curl -fsSL URL | ktl build -f - PATH"));
         }
-        let context = facts.cwd.join(given);
-        let context = (facts.real)(&context).unwrap_or(context);
-        match (facts.kind_of)(&context) {
+        let path = facts.cwd.join(given);
+        let path = (facts.real)(&path).unwrap_or(path);
+        let kind = (facts.kind_of)(&path);
+        let of_stdin = given == Path::new("-");
+        let remote =
+            given.to_str().filter(|text| !of_stdin && kind != Kind::Directory && remote::is_remote(text));
+        if !of_stdin && remote.is_none() {
+            return Inputs::of_directory(path, kind, file, facts);
+        }
+        let scratch =
+            facts.scratch.as_ref().ok_or_else(|| Failure::internal("no directory for the inputs"))?;
+        let mut inputs = Inputs {
+            workspace: scratch.join(piped::CONTEXT),
+            context: Context::Nothing,
+            dockerfile_dir: None,
+            dockerfile_name: "Dockerfile".to_owned(),
+            own_dockerfile: false,
+        };
+        match (remote, &facts.piped) {
+            (Some(url), _) => inputs.context = Context::Remote(url.to_owned()),
+            (None, Some(Piped::Archive { .. })) => inputs.context = Context::Upload(facts.reference.clone()),
+            (None, _) if file.is_some() => {
+                return Err(Failure::usage(
+                    "the Dockerfile came on standard input, and -f names another one",
+                ));
+            }
+            (None, _) => {}
+        }
+        match file {
+            _ if facts.piped == Some(Piped::Dockerfile) => inputs.use_piped_dockerfile(scratch),
+            // As docker buildx has it: an absolute path is one of this machine, others are in the context.
+            Some(file) if file.is_absolute() && remote.is_some() => {
+                inputs.use_dockerfile(file.to_owned(), facts)?;
+                inputs.own_dockerfile = true;
+            }
+            Some(file) => {
+                inputs.dockerfile_name = file
+                    .to_str()
+                    .ok_or_else(|| Failure::usage(format!("-f {}: not UTF-8", file.display())))?
+                    .to_owned();
+            }
+            None => {}
+        }
+        Ok(inputs)
+    }
+
+    fn of_directory(
+        context: PathBuf,
+        kind: Kind,
+        file: Option<&Path>,
+        facts: &Facts,
+    ) -> Result<Inputs, Failure> {
+        match kind {
             Kind::Directory => {}
             Kind::Missing => {
                 return Err(Failure::usage(format!(
@@ -43,10 +114,19 @@ impl Inputs {
                 )));
             }
         }
-        let file = match &args.build.file {
+        let mut inputs = Inputs {
+            workspace: context.clone(),
+            context: Context::Directory,
+            dockerfile_dir: None,
+            dockerfile_name: "Dockerfile".to_owned(),
+            own_dockerfile: false,
+        };
+        let file = match file {
             Some(file) if file == Path::new("-") => {
-                return Err(Failure::usage("this version reads no Dockerfile from standard input")
-                    .hint("Name a file: -f FILE"));
+                let scratch =
+                    facts.scratch.as_ref().ok_or_else(|| Failure::internal("no directory for the inputs"))?;
+                inputs.use_piped_dockerfile(scratch);
+                return Ok(inputs);
             }
             Some(file) => facts.cwd.join(file),
             None => {
@@ -56,6 +136,16 @@ impl Inputs {
                 if !exists(&upper) && exists(&lower) { lower } else { upper }
             }
         };
+        inputs.use_dockerfile(file, facts)?;
+        Ok(inputs)
+    }
+
+    fn use_piped_dockerfile(&mut self, scratch: &Path) {
+        self.dockerfile_dir = Some(scratch.join(piped::DOCKERFILE));
+        self.own_dockerfile = true;
+    }
+
+    fn use_dockerfile(&mut self, file: PathBuf, facts: &Facts) -> Result<(), Failure> {
         match (facts.kind_of)(&file) {
             Kind::Missing => {
                 return Err(Failure::usage(format!("there is no Dockerfile at {}", file.display()))
@@ -67,21 +157,63 @@ impl Inputs {
             Kind::File | Kind::Other => {}
         }
         let name = file.file_name().unwrap_or_default();
-        let dockerfile_name = name
+        self.dockerfile_name = name
             .to_str()
             .ok_or_else(|| Failure::usage(format!("the Dockerfile's name {} is not UTF-8", file.display())))?
             .to_owned();
         let dir = file.parent().unwrap_or(Path::new("/"));
-        let dockerfile_dir = (facts.real)(dir).unwrap_or_else(|| dir.to_owned());
-        Ok(Inputs { context, dockerfile_dir, dockerfile_name })
+        self.dockerfile_dir = Some((facts.real)(dir).unwrap_or_else(|| dir.to_owned()));
+        Ok(())
+    }
+
+    /// The directories that the daemon may ask for, by name.
+    pub fn locals(&self) -> Vec<(&'static str, &Path)> {
+        let context = matches!(self.context, Context::Directory | Context::Nothing);
+        let context = context.then_some(("context", self.workspace.as_path()));
+        context.into_iter().chain(self.dockerfile_dir.as_deref().map(|dir| ("dockerfile", dir))).collect()
+    }
+
+    /// The Dockerfile on this machine.
+    pub fn dockerfile(&self) -> Option<PathBuf> {
+        self.dockerfile_dir.as_ref().map(|dir| dir.join(&self.dockerfile_name))
     }
 
     /// Where a host path of the inputs is in the jail: the one place where this mapping is made.
     pub fn guest_path(&self, host: &Path) -> PathBuf {
-        match host.strip_prefix(&self.context) {
+        match host.strip_prefix(&self.workspace) {
             Ok(below) if below.as_os_str().is_empty() => PathBuf::from(guest_path::CONTEXT),
             Ok(below) => Path::new(guest_path::CONTEXT).join(below),
             Err(_) => PathBuf::from(guest_path::DOCKERFILE),
+        }
+    }
+
+    /// Which of the daemon's copies of the context this is.
+    pub fn shared_key(&self, facts: &Facts) -> String {
+        match &self.context {
+            Context::Directory => shared_key(&self.workspace, facts),
+            Context::Remote(url) => shared_key(Path::new(url), facts),
+            Context::Nothing | Context::Upload(_) => shared_key(Path::new("-"), facts),
+        }
+    }
+
+    /// The archive that is sent: its name among the uploads of this build.
+    pub fn upload(&self) -> Option<&str> {
+        match &self.context {
+            Context::Upload(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Whether the context is a repository that is fetched over ssh.
+    pub fn needs_agent(&self) -> bool {
+        matches!(&self.context, Context::Remote(url) if remote::is_over_ssh(url))
+    }
+
+    /// What the frontend has to know for the context.
+    pub fn caps(&self) -> Option<&'static str> {
+        match &self.context {
+            Context::Remote(url) if remote::has_query(url) => Some("moby.buildkit.frontend.gitquerystring"),
+            _ => None,
         }
     }
 }
@@ -95,6 +227,14 @@ pub fn frontend_attrs(
     let flags = &args.build;
     let mut attrs = BTreeMap::new();
     attrs.insert("filename".to_owned(), inputs.dockerfile_name.clone());
+    match &inputs.context {
+        Context::Directory | Context::Nothing => {}
+        Context::Remote(url) => drop(attrs.insert("context".to_owned(), url.clone())),
+        Context::Upload(id) => drop(attrs.insert("context".to_owned(), Upload::url(id))),
+    }
+    if inputs.own_dockerfile {
+        attrs.insert("dockerfilekey".to_owned(), "dockerfile".to_owned());
+    }
     if let Some(target) = &flags.target {
         attrs.insert("target".to_owned(), target.clone());
     }
@@ -137,10 +277,14 @@ pub fn frontend_attrs(
 /// Which of the daemon's copies of a context this is: the same for the same directory of the same user on the same host.
 /// It decides what must be sent again, never what is built.
 pub fn shared_key(context: &Path, facts: &Facts) -> String {
-    let mut text = format!("{}\0{}\0", facts.host_name, facts.uid).into_bytes();
-    text.extend_from_slice(context.as_os_str().as_bytes());
     let name = context.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    format!("{name}:{}", hex_of(context, facts))
+}
+
+/// A number that stands for a path of this user on this host.
+pub fn hex_of(path: &Path, facts: &Facts) -> String {
+    let mut text = format!("{}\0{}\0", facts.host_name, facts.uid).into_bytes();
+    text.extend_from_slice(path.as_os_str().as_bytes());
     let digest = sha2::Sha256::digest(&text);
-    let hex: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{name}:{hex}")
+    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,6 +5,11 @@
 //! what the host side must do before, during and after. Both come out of one pure function; its inputs are the command line,
 //! the environment and what [`Facts`] says of the machine.
 
+mod attestations;
+mod attributes;
+mod caches;
+mod call;
+mod contexts;
 mod inputs;
 mod results;
 mod sandbox;
@@ -12,34 +17,44 @@ mod sealed;
 mod trust;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use buildsvc::build::Build;
 use buildsvc::output::Destination;
 use buildsvc::patience::Patience;
 use buildsvc::secret::SecretSpec;
-use buildsvc::ssh::SshSpec;
+use buildsvc::ssh::{DEFAULT_AGENT, SshSpec};
 use sandbox_linux::Promises;
 use serde::{Deserialize, Serialize};
 
-pub use sandbox::{HostBind, SandboxPlan, sandbox_plan};
+pub use attestations::Metadata;
+pub use caches::CacheStore;
+pub use call::Call;
+pub use sandbox::{HostBind, LogPlan, SandboxPlan, client_log_plan, log_plan, sandbox_plan};
 pub use sealed::{ExecPlan, GuestPlan, LookPlan, Sealing};
+pub use trust::names;
 
-use crate::broker::{AgentSource, SecretSource};
+use crate::broker::{AgentSource, Allowed, SecretSource};
 use crate::cli::{BuildArgs, SandboxSwitch};
 use crate::display::Mode;
 use crate::env::{self, Env};
 use crate::failure::Failure;
+use crate::piped::Piped;
+use caches::Caches;
+use contexts::Shared;
 use inputs::Inputs;
 use results::Results;
 
 /// Raised whenever a [`GuestPlan`] changes its meaning; the guest refuses every other.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Where things are inside the jail.
 pub mod guest_path {
     pub const CONTEXT: &str = "/workspace";
     pub const DOCKERFILE: &str = "/ktl-dockerfile";
+    /// Directories of named contexts and stores of images, numbered.
+    pub const SHARED: &str = "/ktl-shared";
     pub const CACHE: &str = "/ktl-cache";
     pub const OUTPUT: &str = "/ktl-out";
     pub const BINARY: &str = "/ktl-bin/ktl";
@@ -57,6 +72,9 @@ pub struct BuildPlan {
     /// Names the daemon's copy of the context, so that the next build sends only what changed.
     pub shared_key: String,
     pub locals: Vec<Local>,
+    pub stores: Vec<GuestStore>,
+    /// The context where it came as an archive.
+    pub upload: Option<GuestUpload>,
     /// One for each exporter, in their order.
     pub outputs: Vec<GuestOutput>,
     pub secrets: Vec<String>,
@@ -70,6 +88,8 @@ pub struct BuildPlan {
     pub probes: Vec<PathBuf>,
     /// When the builder counts as lost, and the build as too long.
     pub patience: Patience,
+    /// What the metadata file is to hold, where there is one.
+    pub metadata: Option<Metadata>,
     /// The builder must be able to keep RUN off the network.
     pub hermetic: bool,
     /// The builder's address, for messages.
@@ -86,6 +106,25 @@ pub struct Local {
     pub path: PathBuf,
 }
 
+/// A store of blobs that the daemon may ask for by id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestStore {
+    pub id: String,
+    /// What may be read, if there is anything.
+    pub existing: Option<PathBuf>,
+    /// Where new blobs are put, if any may come.
+    pub arriving: Option<PathBuf>,
+}
+
+/// An archive, of which the host side has read the beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestUpload {
+    pub id: String,
+    pub head: Vec<u8>,
+    /// Where the rest is read from.
+    pub descriptor: i32,
+}
+
 /// How the guest writes what an exporter sends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GuestOutput {
@@ -100,17 +139,33 @@ pub enum GuestOutput {
 /// The part of the plan that stays outside.
 #[derive(Debug)]
 pub struct HostPlan {
+    /// What the jail shows as its workspace.
     pub context: PathBuf,
-    /// Host directories behind [`BuildPlan::locals`], by name.
+    /// Host directories behind [`BuildPlan::locals`] and [`BuildPlan::stores`], by name.
     pub locals: BTreeMap<String, PathBuf>,
+    /// Further directories that the jail shows, read-only: from where, to where.
+    pub rooms: Vec<(PathBuf, PathBuf)>,
     pub destinations: Vec<Destination>,
+    pub cache_stores: Vec<CacheStore>,
+    /// Nothing is built: this is asked.
+    pub call: Option<Call>,
+    /// What the user should know before the build begins.
+    pub warnings: Vec<String>,
+    /// Those that the broker may give out: the ones that the builder may ask for, and those of the caches.
     pub secrets: Vec<SecretSource>,
     pub agents: Vec<AgentSource>,
+    pub max_signatures: u32,
+    /// `None` when the builder fetches it with a remote context.
+    pub dockerfile: Option<PathBuf>,
+    pub allowed_registries: Vec<Allowed>,
     pub docker_config: Option<PathBuf>,
+    /// Instead of the `config.json` there.
+    pub login_file: Option<PathBuf>,
     pub metadata_file: Option<PathBuf>,
     pub iidfile: Option<PathBuf>,
     pub cache: PathBuf,
     pub sandbox: Option<SandboxPlan>,
+    pub log: LogPlan,
     /// Nothing was asked for that outlives the builder's cache.
     pub stays_in_cache: bool,
 }
@@ -125,10 +180,16 @@ pub struct Facts {
     pub live_view: bool,
     pub nonce: String,
     pub reference: String,
+    /// The directory of this run for inputs that are no directories of the user's, where one was needed.
+    pub scratch: Option<PathBuf>,
+    /// What came on standard input.
+    pub piped: Option<Piped>,
     /// What a path leads to.
     pub kind_of: fn(&Path) -> Kind,
     /// A path with all its symlinks resolved, where it exists.
     pub real: fn(&Path) -> Option<PathBuf>,
+    /// The bytes of a file that is not larger than the limit.
+    pub read: fn(&Path, u64) -> io::Result<Vec<u8>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +209,13 @@ pub fn resolve(
 ) -> Result<(BuildPlan, HostPlan), Failure> {
     let inputs = Inputs::resolve(args, facts)?;
     let (style, outputs) = results::progress_and_outputs(args, env)?;
-    let results = Results::resolve(args, outputs, facts)?;
+    let call = Call::resolve(args)?;
+    // An answer is nothing that goes anywhere.
+    let outputs = if call.is_some() { Vec::new() } else { outputs };
+    let mut results = Results::resolve(args, outputs, facts)?;
+    if call.is_some() {
+        results = Results { exports: Vec::new(), destinations: Vec::new(), stays_in_cache: false };
+    }
     let jailed = args.sandbox.sandbox != Some(SandboxSwitch::Off);
     if !jailed {
         sandbox::refuse_jail_flags_without_jail(args)?;
@@ -160,22 +227,53 @@ pub fn resolve(
         .into_iter()
         .map(|spec| trust::secret_source(spec, env, facts))
         .collect::<Result<Vec<_>, _>>()?;
-    let agents = SshSpec::list(&args.build.ssh).map_err(|error| Failure::usage(format!("--ssh: {error}")))?;
+    let default_agent = [DEFAULT_AGENT.to_owned()];
+    let agents =
+        if args.build.ssh.is_empty() && inputs.needs_agent() { &default_agent[..] } else { &args.build.ssh };
+    let agents = SshSpec::list(agents).map_err(|error| Failure::usage(format!("--ssh: {error}")))?;
     let agents = agents
         .into_iter()
         .map(|spec| trust::agent_source(spec, env, facts))
         .collect::<Result<Vec<_>, _>>()?;
 
-    let cache = cache_dir(env, facts)?;
-
-    let locals = [("context", &inputs.context), ("dockerfile", &inputs.dockerfile_dir)];
-    let guest_locals = locals
+    let allowed_registries = args
+        .build
+        .allow_registry
         .iter()
-        .map(|(name, host)| Local {
-            name: (*name).to_owned(),
-            path: if jailed { inputs.guest_path(host) } else { (*host).clone() },
-        })
-        .collect();
+        .map(|text| trust::allowed_registry(text))
+        .collect::<Result<_, _>>()?;
+
+    let cache = cache_dir(env, facts)?;
+    let mut sandbox =
+        jailed.then(|| sandbox_plan(&args.sandbox.jail, args.sandbox.hermetic, env, facts)).transpose()?;
+    let login_file = sandbox.as_mut().and_then(|sandbox| trust::login_file(&mut sandbox.binds));
+
+    let mut shared = Shared { jailed, caps: inputs.caps().into_iter().collect(), ..Shared::default() };
+    shared.add_contexts(&args.build.build_context, facts)?;
+    let caches = match &call {
+        Some(_) => Caches::default(),
+        None => Caches::resolve(args, env, facts, &mut shared)?,
+    };
+    let mut locals = shared.locals;
+    let mut host_locals = shared.hosts;
+    for (name, host) in inputs.locals() {
+        let path = if jailed { inputs.guest_path(host) } else { host.to_owned() };
+        locals.push(Local { name: name.to_owned(), path });
+        host_locals.insert(name.to_owned(), host.to_owned());
+    }
+    let mut frontend_attrs = inputs::frontend_attrs(args, &inputs, env)?;
+    frontend_attrs.extend(shared.attrs);
+    if !shared.caps.is_empty() {
+        shared.caps.sort_unstable();
+        shared.caps.dedup();
+        frontend_attrs.insert("frontend.caps".to_owned(), shared.caps.join(","));
+    }
+    let upload = match (&facts.piped, inputs.upload()) {
+        (Some(Piped::Archive { head }), Some(id)) => {
+            Some(GuestUpload { id: id.to_owned(), head: head.clone(), descriptor: -1 })
+        }
+        _ => None,
+    };
 
     let mut plan = BuildPlan {
         version: VERSION,
@@ -183,12 +281,17 @@ pub fn resolve(
         build: Build {
             reference: facts.reference.clone(),
             frontend: "dockerfile.v0".to_owned(),
-            frontend_attrs: inputs::frontend_attrs(args, &inputs, env)?,
+            frontend_attrs,
             exports: results.exports,
+            cache_imports: caches.imports,
+            cache_exports: caches.exports,
+            question: call.as_ref().map(|call| format!("frontend.{}", call.method)),
             ..Build::default()
         },
-        shared_key: inputs::shared_key(&inputs.context, facts),
-        locals: guest_locals,
+        shared_key: inputs.shared_key(facts),
+        locals,
+        stores: shared.stores,
+        upload,
         outputs: results.destinations.iter().map(|_| GuestOutput::None).collect(),
         secrets: secrets.iter().map(|secret| secret.id.clone()).collect(),
         agents: agents.iter().map(|agent| agent.id.clone()).collect(),
@@ -198,26 +301,41 @@ pub fn resolve(
         verbose,
         probes: args.sandbox.sandbox_probe_path.clone(),
         patience: Patience { whole: args.build.timeout, ..Patience::default() },
+        metadata: args
+            .result
+            .metadata_file
+            .as_ref()
+            .filter(|_| call.is_none())
+            .map(|_| Metadata::of_env(env)),
         hermetic: args.sandbox.hermetic,
         builder: String::new(),
         promises: None,
     };
+    attributes::add(args, env, facts, &mut plan.build)?;
+    attestations::add(args, env, &mut plan.build)?;
     if args.sandbox.hermetic {
         plan.build.without_network();
     }
     let host = HostPlan {
-        locals: locals.iter().map(|(name, path)| ((*name).to_owned(), (*path).clone())).collect(),
-        context: inputs.context,
+        dockerfile: inputs.dockerfile(),
+        locals: host_locals,
+        rooms: shared.rooms,
+        context: inputs.workspace,
         destinations: results.destinations,
-        secrets,
+        cache_stores: caches.stores,
+        call,
+        warnings: caches.warnings,
+        secrets: secrets.into_iter().chain(caches.secrets).collect(),
         agents,
+        max_signatures: args.build.ssh_max_signatures,
+        allowed_registries,
         docker_config: env.docker_config_dir(),
+        login_file,
         metadata_file: args.result.metadata_file.as_ref().map(|path| facts.cwd.join(path)),
         iidfile: args.result.iidfile.as_ref().map(|path| facts.cwd.join(path)),
         cache,
-        sandbox: jailed
-            .then(|| sandbox_plan(&args.sandbox.jail, args.sandbox.hermetic, env, facts))
-            .transpose()?,
+        sandbox,
+        log: client_log_plan(&args.sandbox.log, args.sandbox.json, facts)?,
         stays_in_cache: results.stays_in_cache,
     };
     Ok((plan, host))

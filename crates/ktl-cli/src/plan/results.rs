@@ -100,7 +100,7 @@ pub fn settle_style(style: Option<Mode>, args: &BuildArgs, facts: &Facts) -> Mod
     }
     match style.unwrap_or(Mode::Auto) {
         // Lines of the jail's log would tear a live view.
-        Mode::Auto if facts.live_view && !args.sandbox.jail.sandbox_logs => Mode::Tty,
+        Mode::Auto if facts.live_view && !args.sandbox.log.sandbox_logs => Mode::Tty,
         Mode::Auto => Mode::Plain,
         given => given,
     }

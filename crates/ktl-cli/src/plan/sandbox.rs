@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use clap::ValueEnum;
 
 use super::{Facts, Kind, guest_path};
-use crate::cli::{BuildArgs, JailFlags, RuntimeChoice};
+use crate::cli::{BuildArgs, JailFlags, LogFlags, RuntimeChoice};
 use crate::env::{self, Env};
 use crate::failure::Failure;
 
@@ -21,7 +21,6 @@ pub struct SandboxPlan {
     pub bin: Option<PathBuf>,
     pub binds: Vec<HostBind>,
     pub workdir: PathBuf,
-    pub logs: bool,
     pub env: Vec<(String, String)>,
     pub path_var: Option<OsString>,
 }
@@ -34,6 +33,33 @@ pub struct HostBind {
     pub rw: bool,
 }
 
+/// Where the log of the sandbox goes, and in which form.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogPlan {
+    /// To stderr, as it comes.
+    pub stream: bool,
+    /// Appended to this file.
+    pub file: Option<PathBuf>,
+    /// In lines of JSON.
+    pub json: bool,
+}
+
+/// Settles `--sandbox-logs` and `--sandbox-log-file`.
+pub fn log_plan(flags: &LogFlags, json: bool, facts: &Facts) -> LogPlan {
+    let file = flags.sandbox_log_file.as_ref().map(|path| facts.cwd.join(path));
+    LogPlan { stream: flags.sandbox_logs, file, json }
+}
+
+/// The log of a client in a jail, whose `--json` is about nothing else.
+pub fn client_log_plan(flags: &LogFlags, json: bool, facts: &Facts) -> Result<LogPlan, Failure> {
+    let plan = log_plan(flags, json, facts);
+    if plan.json && !plan.stream && plan.file.is_none() {
+        return Err(Failure::usage("--json means nothing without --sandbox-logs or --sandbox-log-file")
+            .hint("For the progress as JSON there is --progress rawjson, for the result --metadata-file."));
+    }
+    Ok(plan)
+}
+
 pub fn refuse_jail_flags_without_jail(args: &BuildArgs) -> Result<(), Failure> {
     let flags = &args.sandbox.jail;
     let given = [
@@ -42,7 +68,9 @@ pub fn refuse_jail_flags_without_jail(args: &BuildArgs) -> Result<(), Failure> {
         ("--sandbox-bind-home", flags.sandbox_bind_home),
         ("--sandbox-workdir", flags.sandbox_workdir.is_some()),
         ("--sandbox-probe-path", !args.sandbox.sandbox_probe_path.is_empty()),
-        ("--sandbox-logs", flags.sandbox_logs),
+        ("--sandbox-logs", args.sandbox.log.sandbox_logs),
+        ("--sandbox-log-file", args.sandbox.log.sandbox_log_file.is_some()),
+        ("--json", args.sandbox.json),
         ("--hermetic", args.sandbox.hermetic),
     ];
     match given.iter().find(|(_, given)| *given) {
@@ -87,7 +115,6 @@ pub fn sandbox_plan(
         bin: bin.map(|path| facts.cwd.join(path)),
         binds,
         workdir,
-        logs: flags.sandbox_logs,
         env: allowed,
         path_var: env.get("PATH"),
     })

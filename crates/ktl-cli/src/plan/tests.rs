@@ -1,14 +1,17 @@
 //! What the command line comes to, in tables.
 
+mod asked;
+
 use std::ffi::OsStr;
 
 use clap::Parser;
 
 use super::sandbox::{HostBind, parse_bind};
 use super::*;
-use crate::broker::AgentKind;
+use crate::broker::{AgentKind, Scheme};
 use crate::cli::RuntimeChoice;
 use crate::cli::{Cli, Command};
+use crate::exit::Exit;
 
 /// A world in which `/w/ctx` is a context, `/w/other/Dockerfile` lies beside it, and `/w/agent.sock` is a socket.
 fn facts() -> Facts {
@@ -19,13 +22,31 @@ fn facts() -> Facts {
         live_view: false,
         nonce: "nonce".into(),
         reference: "ref".into(),
+        scratch: None,
+        piped: None,
         kind_of: |path| match path.to_str().unwrap_or_default() {
             "/w/ctx" | "/w/ctx/sub" | "/w/other" => Kind::Directory,
-            "/w/ctx/Dockerfile" | "/w/ctx/sub/D" | "/w/other/Dockerfile" | "/w/key" => Kind::File,
+            "/w/other/blobs/sha256/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+            | "/w/ctx/Dockerfile"
+            | "/w/ctx/sub/D"
+            | "/w/other/Dockerfile"
+            | "/w/key" => Kind::File,
             "/w/agent.sock" => Kind::Other,
             _ => Kind::Missing,
         },
         real: |_| None,
+        read: |path, _| {
+            match path.to_str().unwrap_or_default() {
+            "/w/other/index.json" => Ok(br#"{"manifests":[{"digest":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+                "annotations":{"org.opencontainers.image.ref.name":"latest"}}]}"#
+                .to_vec()),
+            "/w/policy.json" => {
+                Ok(br#"{"rules":[{"action":"DENY","selector":{"identifier":"*"}}]}"#.to_vec())
+            }
+            "/w/broken.json" => Ok(b"{".to_vec()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+        },
     }
 }
 
@@ -63,6 +84,38 @@ fn flags_become_attributes_of_the_frontend() {
             &[("SOURCE_DATE_EPOCH", "7")],
             &[("build-arg:SOURCE_DATE_EPOCH", "8")],
         ),
+        (&["ctx", "--network", "none"], &[], &[("force-network-mode", "none")]),
+        (&["ctx", "--network=host"], &[], &[("force-network-mode", "host")]),
+        (
+            &["ctx", "--add-host", "a:1.2.3.4", "--add-host", "b=::1"],
+            &[],
+            &[("add-hosts", "a=1.2.3.4,b=::1")],
+        ),
+        (&["ctx", "--shm-size", "64m"], &[], &[("shm-size", "67108864")]),
+        (&["ctx", "--ulimit", "nofile=5", "--ulimit", "core=0:1"], &[], &[("ulimit", "core=0:1,nofile=5:5")]),
+        (
+            &["ctx", "--resource", "memory=1g", "--cgroup-parent", "/p"],
+            &[],
+            &[("memory", "1073741824"), ("cgroup-parent", "/p")],
+        ),
+        (
+            &[
+                "ctx",
+                "-m",
+                "1g",
+                "--memory-swap",
+                "-1",
+                "-c",
+                "7",
+                "--cpuset-cpus",
+                "0",
+                "--resource",
+                "memory=2k",
+            ],
+            &[],
+            &[("memory", "2048"), ("memswap", "-1"), ("cpushares", "7"), ("cpusetcpus", "0")],
+        ),
+        (&["ctx", "--no-cache-filter", "a,b", "--no-cache-filter", "c"], &[], &[("no-cache", "a,b,c")]),
         (&["ctx", "--hermetic"], &[], &[("force-network-mode", "none"), ("cmdline", "")]),
     ] {
         let got = attrs(args, env);
@@ -156,7 +209,7 @@ fn what_was_typed_wins_over_the_environment() {
         (&["ctx"], &[("KTL_SANDBOX_RUNTIME", "none")]),
         (&["ctx"], &[("BUILDKIT_PROGRESS", "loud")]),
     ] {
-        assert_eq!(resolved(args, env).unwrap_err().exit, crate::exit::Exit::Usage, "{args:?} {env:?}");
+        assert_eq!(resolved(args, env).unwrap_err().exit, Exit::Usage, "{args:?} {env:?}");
     }
     assert_eq!(resolved(&["ctx"], &[("BUILDKIT_PROGRESS", "rawjson")]).unwrap().0.progress, Mode::RawJson);
     assert_eq!(resolved(&["ctx"], &[("BUILDKIT_PROGRESS", "")]).unwrap().0.progress, Mode::Plain);
@@ -206,4 +259,85 @@ fn the_same_directory_keeps_its_key() {
     assert_eq!(key(&["ctx"]), key(&["ctx", "--no-cache"]));
     assert!(key(&["ctx"]).starts_with("ctx:"));
     assert_ne!(key(&["ctx"]), key(&["ctx/sub", "-f", "ctx/sub/D"]));
+}
+
+#[test]
+fn registries_that_are_allowed_by_hand() {
+    let parse = |text: &str| trust::allowed_registry(text).map(|allowed| (allowed.host, allowed.scheme));
+    let realm = Some(Scheme::Realm("https://auth.example/token?x=y".into()));
+    for (text, host, scheme) in [
+        ("r.example", "r.example", None),
+        ("localhost:5000", "localhost:5000", None),
+        ("[::1]:5000", "[::1]:5000", None),
+        ("registry", "registry", None),
+        ("docker.io", "docker.io", None),
+        ("index.docker.io", "index.docker.io", None),
+        ("r.example=https://auth.example/token?x=y", "r.example", realm),
+        ("r.example:5000=basic", "r.example:5000", Some(Scheme::Basic)),
+    ] {
+        assert_eq!(parse(text).unwrap(), (host.to_owned(), scheme), "{text}");
+    }
+    for text in [
+        "",
+        "=basic",
+        "https://r.example",
+        "r.example/x",
+        "r.example=",
+        "r.example=ftp://x",
+        "a b",
+        "*",
+        "*.example",
+    ] {
+        assert_eq!(parse(text).unwrap_err().exit, Exit::Usage, "{text}");
+    }
+}
+
+#[test]
+fn a_build_names_its_registries() {
+    let dockerfile = "# syntax=f.example/f\nARG BASE=a.example/base\nFROM $BASE\nCOPY --from=c.example/c x /";
+    let hosts = |args: &[&str]| {
+        let (plan, host) = resolved(args, &[]).unwrap();
+        let named = names(&plan.build, dockerfile, &host.allowed_registries);
+        named.hosts().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let plain = ["a.example", "c.example", "f.example"];
+    assert_eq!(hosts(&["ctx"]), plain);
+    let with = |more: &'static str| {
+        let mut all = [&plain[..], &[more]].concat();
+        all.sort();
+        all
+    };
+    for (args, more) in [
+        (&["ctx", "-t", "t.example/x"][..], "t.example"),
+        (&["ctx", "-t", "app"], "docker.io"),
+        (&["ctx", "-o", "type=image,name=o.example/x,push=true"], "o.example"),
+        (&["ctx", "--build-arg", "BUILDKIT_SYNTAX=b.example/f arg"], "b.example"),
+        (&["ctx", "--allow-registry", "m.example"], "m.example"),
+    ] {
+        assert_eq!(hosts(args), with(more), "{args:?}");
+    }
+    assert_eq!(hosts(&["ctx", "--build-arg", "BASE=z.example/b"]), ["c.example", "f.example", "z.example"]);
+
+    let (plan, _) = resolved(&["ctx", "-t", "a.example/app", "--push"], &[]).unwrap();
+    let named = names(&plan.build, dockerfile, &[]);
+    let asked = ["repository:base:pull,push".to_owned(), "repository:app:pull,push".to_owned()];
+    assert_eq!(
+        named.get("a.example").unwrap().cut(&asked).granted,
+        ["repository:base:pull", "repository:app:pull,push"]
+    );
+    // Without a push there is nothing to push to.
+    let (plan, _) = resolved(&["ctx", "-t", "a.example/app"], &[]).unwrap();
+    let named = names(&plan.build, dockerfile, &[]);
+    assert_eq!(named.get("a.example").unwrap().cut(&asked[1..]).granted, ["repository:app:pull"]);
+}
+
+#[test]
+fn a_login_file_that_is_shown_to_the_jail_is_used_outside() {
+    let bind = "ctx/Dockerfile:/workspace/.docker/config.json";
+    let (_, host) = resolved(&["ctx", "--sandbox-bind", bind, "--sandbox-bind", "key:/k"], &[]).unwrap();
+    assert_eq!(host.login_file, Some("/w/ctx/Dockerfile".into()));
+    let left: Vec<_> = host.sandbox.unwrap().binds.into_iter().map(|bind| bind.dst).collect();
+    assert_eq!(left, [PathBuf::from("/k")]);
+    let (_, host) = resolved(&["ctx"], &[]).unwrap();
+    assert_eq!((host.login_file, host.docker_config), (None, Some("/home/me/.docker".into())));
 }

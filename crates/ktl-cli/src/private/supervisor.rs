@@ -25,7 +25,8 @@ use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 use crate::guest::fd;
 use crate::launch;
-use crate::plan::{self, ExecPlan, SandboxPlan, guest_path};
+use crate::log::Log;
+use crate::plan::{self, ExecPlan, LogPlan, SandboxPlan, guest_path};
 use crate::runtime;
 use crate::ui::Ui;
 
@@ -109,7 +110,9 @@ fn supervise(settings: &Settings, env: &Env, told: &mut Option<OwnedFd>) -> Resu
         .map_err(|error| Failure::internal(format!("ktl's own policy: {}", chain(&error))))?;
     let ui = Ui { verbose: true, quiet: false };
     let settled = launch::jail(policy, overrides, Vec::new())?;
-    let prepared = launch::ready(runtime, settled, &sandbox, None, &ui)?;
+    let log_plan = LogPlan { stream: true, file: None, json: false };
+    let log = Log::open(&log_plan, "private builder", &settings.cache, &ui)?;
+    let prepared = launch::ready(runtime, settled, &sandbox, None, &log, &ui)?;
     let plan = ExecPlan {
         version: plan::VERSION,
         nonce: nonce(&sandbox),
@@ -125,12 +128,13 @@ fn supervise(settings: &Settings, env: &Env, told: &mut Option<OwnedFd>) -> Resu
         runtime: runtime_name,
         settings: settings.clone(),
     };
-    launch::exec(prepared, &plan, &ui, || {
+    let outcome = launch::exec(prepared, &plan, &ui, || {
         let told = told.take().map(File::from);
         let settings = settings.clone();
         std::thread::spawn(move || attend(&settings, &record, told));
         Ok(())
-    })
+    });
+    log.close(outcome)
 }
 
 /// The lock that says so. Whoever looks whether a daemon runs holds it for a moment.
@@ -156,7 +160,6 @@ fn sandbox(settings: &Settings, env: &Env) -> Result<SandboxPlan, Failure> {
         runtime: settings.runtime,
         bin: settings.nsjail.clone(),
         workdir: "/".into(),
-        logs: true,
         path_var: Some(settings.search.clone().into()),
         ..sandbox
     })

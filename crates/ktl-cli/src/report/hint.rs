@@ -22,13 +22,13 @@ pub fn of(failure: &BuildError, summary: &Summary) -> Vec<String> {
                 .to_owned(),
         ],
         BuildError::TimedOut(_) => vec!["give it more with `--timeout`".to_owned()],
-        BuildError::Unsupported { .. } => {
+        BuildError::Unsupported { .. } | BuildError::Unenforceable { .. } => {
             vec!["upgrade the builder, or choose another one with `--builder`".to_owned()]
         }
         BuildError::Output { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             vec!["the disk of the output is full".to_owned()]
         }
-        BuildError::Cancelled | BuildError::Output { .. } => Vec::new(),
+        BuildError::Cancelled | BuildError::NoCredential { .. } | BuildError::Output { .. } => Vec::new(),
     }
 }
 
@@ -49,8 +49,13 @@ fn solve_hints(solve: &SolveFailure, summary: &Summary) -> Vec<String> {
         );
     } else if let Some(entitlement) = refused_entitlement(message) {
         hints.push(format!(
-            "the Dockerfile asks for the entitlement {entitlement}, which ktl gives to no build; take the `RUN --network` \
-             or `RUN --security` that needs it out"
+            "the Dockerfile asks for the entitlement {entitlement}: allow it with `--allow {entitlement}`, or take the `RUN \
+             --network`, `--security` or `--device` that needs it out"
+        ));
+    } else if let Some(entitlement) = ungranted_entitlement(message) {
+        hints.push(format!(
+            "this builder grants {entitlement} to nobody; its own configuration has to allow it: `buildkitd \
+             --allow-insecure-entitlement {entitlement}`"
         ));
     } else if let Some(id) = between(message, "secret ", ": not found").filter(|id| !id.contains(' ')) {
         hints.push(format!(
@@ -58,7 +63,7 @@ fn solve_hints(solve: &SolveFailure, summary: &Summary) -> Vec<String> {
         ));
     } else if message.contains("forwarded from the client") && message.contains("no SSH key") {
         hints.push("forward an agent or a key with `--ssh default` or `--ssh id=path`".to_owned());
-    } else if message.contains("denied by policy") || message.contains("not allowed by policy") {
+    } else if denied_by_policy(message) {
         hints.push("a source policy of this build or of the builder forbids this source".to_owned());
     } else if message.contains("is not supported by build server") {
         hints.push("upgrade the builder, or choose another one with `--builder`".to_owned());
@@ -148,6 +153,19 @@ fn unknown_stage(stage: &str, solve: &SolveFailure) -> String {
 fn refused_entitlement(message: &str) -> Option<&str> {
     let subject = message.strip_suffix(" is not allowed")?.rsplit(' ').next()?;
     ["security.insecure", "network.host", "device"].into_iter().find(|e| subject.starts_with(e))
+}
+
+fn ungranted_entitlement(message: &str) -> Option<&str> {
+    between(message, "granting entitlement ", " is not allowed by build daemon configuration")
+}
+
+fn denied_by_policy(message: &str) -> bool {
+    message.contains("denied by policy") || message.contains("not allowed by policy")
+}
+
+/// Whether it was a rule of the user's or of the builder's that a build failed by.
+pub fn forbidden(message: &str) -> bool {
+    ungranted_entitlement(message).is_some() || denied_by_policy(message)
 }
 
 fn denied(message: &str) -> bool {

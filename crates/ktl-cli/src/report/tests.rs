@@ -185,6 +185,10 @@ fn hints_for_known_messages() {
         ("failed to read dockerfile: open Nope: no such file or directory".to_owned(), "--file"),
         ("failed to load LLB: security.insecure is not allowed".to_owned(), "entitlement security.insecure"),
         ("failed to load LLB: network.host is not allowed".to_owned(), "entitlement network.host"),
+        (
+            "granting entitlement network.host is not allowed by build daemon configuration".to_owned(),
+            "--allow-insecure-entitlement network.host",
+        ),
         ("secret tok: not found".to_owned(), "--secret id=tok,src"),
         ("no SSH key \"\" forwarded from the client".to_owned(), "--ssh default"),
         (

@@ -12,17 +12,32 @@ pub struct Parts {
     pub scratch: ScratchDir,
     pub registry: Registry,
     pub daemon: Buildkitd,
+    /// Configuration of a docker buildx that has the daemon as its builder `e2e`.
+    pub buildx_config: PathBuf,
     pub busybox: String,
 }
 
 pub static PARTS: LazyLock<Parts> = LazyLock::new(|| {
     let scratch = ScratchDir::new("e2e").unwrap();
     let registry = Registry::start(&scratch.join("registry"), Auth::None).unwrap();
-    let options = Options { plain_http: vec![registry.address().to_owned()], ..Options::default() };
+    let arguments = [
+        "--allow-insecure-entitlement=network.host",
+        "--oci-worker-labels=org.mobyproject.buildkit.worker.moby.host-gateway-ip=10.9.8.7",
+    ];
+    let options = Options {
+        plain_http: vec![registry.address().to_owned()],
+        arguments: arguments.map(str::to_owned).into(),
+        ..Options::default()
+    };
     let daemon = Buildkitd::start(&scratch.join("daemon"), &options).unwrap();
     push_base_images(&daemon, &registry, &[BaseImage::Busybox]).unwrap();
     let busybox = BaseImage::Busybox.reference(&registry);
-    Parts { scratch, registry, daemon, busybox }
+    let buildx_config = scratch.dir("buildx").unwrap();
+    let mut create = Command::new(xtask::tools::buildx().unwrap());
+    create.args(["create", "--name", "e2e", "--driver", "remote"]).arg(daemon.address());
+    let created = create.env("BUILDX_CONFIG", &buildx_config).output().unwrap();
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    Parts { scratch, registry, daemon, buildx_config, busybox }
 });
 
 /// A directory of its own for one test: home, cache, context, outputs.
@@ -100,6 +115,20 @@ impl World {
     /// `ktl build ctx …`, jailed by ktl itself.
     pub fn build_native(&self, args: &[&str]) -> Ran {
         self.run(self.command().args(["build", "ctx"]).args(args).args(NATIVE))
+    }
+
+    /// docker buildx in this world, with the same daemon.
+    pub fn buildx(&self) -> Command {
+        let mut command = Command::new(xtask::tools::buildx().unwrap());
+        command
+            .env_clear()
+            .env("HOME", self.path("home"))
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("BUILDX_CONFIG", &PARTS.buildx_config)
+            .env("BUILDX_BUILDER", "e2e")
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null());
+        command
     }
 
     pub fn run(&self, command: &mut Command) -> Ran {

@@ -2,20 +2,29 @@
 //!
 //! One binary, one daemon and one registry for all tests; what needs a daemon of its own (to kill it) starts one.
 
+mod attestations;
+mod attributes;
+mod caches;
+mod calls;
 mod clients;
 mod container;
 mod context;
+mod demos;
+mod doctor;
 mod exec;
 mod failures;
 mod help;
+mod inputs;
 mod invariants;
 mod jail;
 mod kill;
 mod ktl;
+mod names;
 mod parity;
 mod private;
 mod results;
 mod sandbox;
+mod sandbox_log;
 mod stdio;
 mod trust;
 mod user;

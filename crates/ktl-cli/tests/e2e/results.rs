@@ -89,7 +89,15 @@ fn a_tar_on_stdout_and_nothing_else_there() {
 #[test]
 fn metadata_and_image_id() {
     let world = hello();
-    let ran = world.build(&["-t", "app:dev", "--metadata-file", "meta.json", "--iidfile", "iid"]).ok();
+    let args = ["-t", "app:dev", "--metadata-file", "meta.json", "--iidfile", "iid"];
+    world.build(&args).ok();
+    let meta: serde_json::Value = serde_json::from_str(&world.read("meta.json")).unwrap();
+    assert_eq!(
+        meta["containerimage.digest"],
+        world.read("iid").as_str(),
+        "an index with provenance has no one config"
+    );
+    let ran = world.build(&[&args[..], &["--provenance=false"]].concat()).ok();
     let meta: serde_json::Value = serde_json::from_str(&world.read("meta.json")).unwrap();
     assert_eq!(meta["containerimage.digest"], ran.stdout.trim_end());
     assert_eq!(meta["image.name"], "docker.io/library/app:dev");

@@ -27,7 +27,7 @@ fn verdicts(ran: &Ran) -> Vec<(String, String)> {
 }
 
 /// The shape of a policy that many people copied.
-const COPIED: &str = "name: \"ci\"\nmode: EXECVE\ncwd: \"/workspace\"\nclone_newuser: true\nclone_newnet: false\nkeep_caps: false\n\
+pub const COPIED: &str = "name: \"ci\"\nmode: EXECVE\ncwd: \"/workspace\"\nclone_newuser: true\nclone_newnet: false\nkeep_caps: false\n\
                       seccomp_string: \"DEFAULT ALLOW\"\nmount { dst: \"/\" fstype: \"tmpfs\" rw: true }\n\
                       mount { dst: \"/proc\" fstype: \"proc\" }\nmount { dst: \"/tmp\" fstype: \"tmpfs\" rw: true options: \"size=2G\" }\n\
                       mount { src: \"/etc/resolv.conf\" dst: \"/etc/resolv.conf\" is_bind: true }\n\

@@ -77,3 +77,15 @@ fn embedded_policies_parse() {
         assert_eq!(Policy::builtin(which).name(), which.file_name());
     }
 }
+
+#[test]
+fn limits_of_control_groups_are_listed() {
+    for (text, limits) in [
+        ("hostname: \"x\"", &[][..]),
+        ("cgroup_pids_max: 0 cgroup_mem_swap_max: -1", &[]),
+        ("cgroup_pids_max: 9 cgroup_mem_max: 1", &["cgroup_mem_max", "cgroup_pids_max"]),
+        ("cgroup_mem_swap_max: 0", &["cgroup_mem_swap_max"]),
+    ] {
+        assert_eq!(Policy::parse("p", text.as_bytes()).unwrap().cgroup_limits(), limits, "{text}");
+    }
+}

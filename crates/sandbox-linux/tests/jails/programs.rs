@@ -246,3 +246,10 @@ impl Scene {
         answers
     }
 }
+
+/// A directory that is mounted on cannot be removed.
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.tree).status();
+    }
+}

@@ -9,7 +9,7 @@ use clap::Args;
 use sandbox_linux::{Bind, Overrides, Tenant};
 
 use crate::builder::{self, Candidate};
-use crate::cli::{BuilderFlags, JailFlags};
+use crate::cli::{BuilderFlags, JailFlags, LogFlags};
 use crate::commands::build::facts;
 use crate::dial;
 use crate::display::inert;
@@ -24,6 +24,7 @@ use crate::failure::Failure;
 use crate::gate::{Gate, GateRecord};
 use crate::guest::fd;
 use crate::launch;
+use crate::log::Log;
 use crate::outputs::staging_name;
 use crate::plan::{self, ExecPlan, Facts, SandboxPlan, guest_path};
 use crate::private::{Lock, Network, start};
@@ -77,6 +78,11 @@ pub struct ExecArgs {
     builder: BuilderFlags,
     #[command(flatten)]
     jail: JailFlags,
+    #[command(flatten)]
+    log: LogFlags,
+    /// Write the log of the sandbox as JSON, one object a line (with --sandbox-logs or --sandbox-log-file)
+    #[arg(long)]
+    json: bool,
 }
 
 const AFTER_HELP: &str = "Examples:
@@ -95,7 +101,14 @@ failures say `ERROR: …`: 2 usage, 3 builder, 4 sandbox, 5 policy, 70 internal 
 pub fn run(args: &ExecArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let ui = Ui { verbose: verbose > 0, quiet: args.quiet };
     let facts = facts(env)?;
-    let sandbox = plan::sandbox_plan(&args.jail, false, env, &facts)?;
+    let log_plan = plan::client_log_plan(&args.log, args.json, &facts)?;
+    let log = Log::open(&log_plan, "sandbox exec", &plan::cache_dir(env, &facts)?, &ui)?;
+    let outcome = exec(args, verbose, &facts, env, &log, &ui);
+    log.close(outcome)
+}
+
+fn exec(args: &ExecArgs, verbose: u8, facts: &Facts, env: &Env, log: &Log, ui: &Ui) -> Result<Exit, Failure> {
+    let sandbox = plan::sandbox_plan(&args.jail, false, env, facts)?;
     let context = directory("--context", &facts.cwd.join(&args.context))?;
     let runtime = runtime::find(&sandbox)?;
     let policy = launch::policy(&sandbox)?;
@@ -106,9 +119,9 @@ pub fn run(args: &ExecArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let mut programs =
         Programs::new(env.get("PATH").unwrap_or_default(), &facts.cwd, &context, room::shown(&policy));
     let program = errand.add_to(&mut programs)?;
-    add_companions(&mut programs, &errand, args, env, &ui)?;
+    add_companions(&mut programs, &errand, args, env, ui)?;
 
-    let (builder, tls, _lease) = find_builder(args, env, &ui)?;
+    let (builder, tls, _lease) = find_builder(args, env, ui)?;
     let brought = Brought {
         door: builder.is_some(),
         gate: engine.is_some(),
@@ -116,16 +129,16 @@ pub fn run(args: &ExecArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
             .as_ref()
             .is_some_and(|builder| engine.is_none() || (builder.demanded && args.docker_socket.is_none())),
     };
-    let ways = Ways::open(builder.map(|builder| (builder, tls)), engine.as_deref(), &facts, env)?;
-    let cache = cache(args, &facts, env)?;
+    let ways = Ways::open(builder.map(|builder| (builder, tls)), engine.as_deref(), facts, env)?;
+    let cache = cache(args, facts, env)?;
     let mut binds = vec![
-        launch::bind(&launch::staged(&plan::cache_dir(env, &facts)?)?, guest_path::BINARY, false),
+        launch::bind(&launch::staged(&plan::cache_dir(env, facts)?)?, guest_path::BINARY, false),
         launch::bind(&context, guest_path::CONTEXT, false),
         launch::bind(&cache, guest_path::CLIENT_CACHE, true),
     ];
     binds.extend(programs.binds());
     binds.extend(ways.binds());
-    binds.extend(containerd(args, &facts, &ui)?);
+    binds.extend(containerd(args, facts, ui)?);
     binds.extend(sandbox.binds.iter().map(|user| launch::bind(&user.src, &user.dst, user.rw)));
     let overrides = Overrides {
         tenant: Tenant::Program,
@@ -137,7 +150,7 @@ pub fn run(args: &ExecArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
         ..Overrides::default()
     };
     let settled = launch::jail(policy, overrides, vec![(cache, guest_path::CLIENT_CACHE.into())])?;
-    let prepared = launch::ready(runtime, settled, &sandbox, None, &ui)?;
+    let prepared = launch::ready(runtime, settled, &sandbox, None, log, ui)?;
     let plan = ExecPlan {
         version: plan::VERSION,
         nonce: facts.nonce.clone(),
@@ -149,13 +162,13 @@ pub fn run(args: &ExecArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     };
     let Ways { door, gate, tidier } = ways;
     let mut serving = None;
-    let outcome = launch::exec(prepared, &plan, &ui, || {
-        door.map(|door| door.serve(ui)).transpose()?;
+    let outcome = launch::exec(prepared, &plan, ui, || {
+        door.map(|door| door.serve(*ui)).transpose()?;
         serving = gate.map(Gate::serve).transpose()?;
         Ok(())
     });
     if let Some(serving) = serving {
-        tell(&serving.close(), &ui);
+        tell(&serving.close(), ui);
     }
     drop(tidier);
     outcome

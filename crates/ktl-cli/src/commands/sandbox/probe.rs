@@ -8,7 +8,7 @@ use sandbox_linux::{Answer, Probe, Verdict, Visibility};
 use serde_json::json;
 
 use super::{print, print_json};
-use crate::cli::JailFlags;
+use crate::cli::{JailFlags, LogFlags};
 use crate::commands::build::facts;
 use crate::display::inert;
 use crate::env::{self, Env};
@@ -16,6 +16,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::guest::fd;
 use crate::launch::{self, Rooms};
+use crate::log::Log;
 use crate::look::Looked;
 use crate::plan::{self, Facts, Kind, LookPlan};
 use crate::ui::Ui;
@@ -36,7 +37,7 @@ pub struct ProbeArgs {
     /// What every target must be; exit 1 when one is not
     #[arg(long, value_enum, value_name = "hidden|visible")]
     expect: Option<Expect>,
-    /// Print the answers as JSON
+    /// Print the answers as JSON, and write the log of the sandbox, where one is asked for, as JSON lines
     #[arg(long)]
     json: bool,
     /// Directory that is shown as the build context
@@ -44,6 +45,8 @@ pub struct ProbeArgs {
     context: PathBuf,
     #[command(flatten)]
     jail: JailFlags,
+    #[command(flatten)]
+    log: LogFlags,
     /// As a build with --hermetic: without --sandbox-config, take the policy ktl-hermetic
     #[arg(long, help_heading = "Sandbox")]
     hermetic: bool,
@@ -59,6 +62,8 @@ Answers: hidden; VISIBLE (what); unreachable (why), which is neither of the two.
 The last column is the host's own view of a path: what is not there either proves nothing.
 
 Exit codes: 0 asked, and as expected; 1 an expectation does not hold; 2 usage; 4 no jail, or not proven";
+
+const DOCTOR: &str = "`ktl sandbox doctor` looks for the cause.";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Expect {
@@ -85,32 +90,38 @@ pub fn run(args: &ProbeArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let context = context(&args.context, &facts)?;
     let sandbox = plan::sandbox_plan(&args.jail, args.hermetic, env, &facts)?;
     let cache = plan::cache_dir(env, &facts)?;
-    let targets = if args.targets.is_empty() { usual_targets(env) } else { args.targets.clone() };
-    let rooms = Rooms {
-        cache: &cache,
-        context: &context,
-        dockerfile: None,
-        outputs: Vec::new(),
-        fds: vec![fd::PLAN, fd::RESULT],
+    let log = Log::open(&plan::log_plan(&args.log, args.json, &facts), "sandbox probe", &cache, &ui)?;
+    let ask = || {
+        let targets = if args.targets.is_empty() { usual_targets(env) } else { args.targets.clone() };
+        let rooms = Rooms {
+            cache: &cache,
+            context: &context,
+            dockerfile: None,
+            inputs: &[],
+            outputs: Vec::new(),
+            fds: vec![fd::PLAN, fd::RESULT],
+        };
+        let prepared = launch::open(rooms, &sandbox, Some(DOCTOR), &log, &ui)?;
+        let plan = LookPlan {
+            version: plan::VERSION,
+            nonce: facts.nonce.clone(),
+            verbose,
+            targets,
+            ask_builder: false,
+            promises: Some(prepared.promises()),
+        };
+        let looked = launch::look(prepared, &plan, None, &ui, || Ok(()))?;
+        let rows = rows(&plan.targets, &looked)?;
+        if args.json {
+            print_json(&as_json(&rows, &looked, args.expect))?;
+        } else {
+            print(&table(&rows, &looked, args.expect))?;
+        }
+        let met = args.expect.is_none_or(|expect| rows.iter().all(|row| expect.is_met_by(row.answer)));
+        Ok(if met { Exit::Ok } else { Exit::Unmet })
     };
-    let prepared = launch::open(rooms, &sandbox, Some("`ktl sandbox doctor` looks for the cause."), &ui)?;
-    let plan = LookPlan {
-        version: plan::VERSION,
-        nonce: facts.nonce,
-        verbose,
-        targets,
-        ask_builder: false,
-        promises: Some(prepared.promises()),
-    };
-    let looked = launch::look(prepared, &plan, None, &ui, || Ok(()))?;
-    let rows = rows(&plan.targets, &looked)?;
-    if args.json {
-        print_json(&as_json(&rows, &looked, args.expect))?;
-    } else {
-        print(&table(&rows, &looked, args.expect))?;
-    }
-    let met = args.expect.is_none_or(|expect| rows.iter().all(|row| expect.is_met_by(row.answer)));
-    Ok(if met { Exit::Ok } else { Exit::Unmet })
+    let outcome = ask();
+    log.close(outcome)
 }
 
 /// The directory that a build would have as its context.

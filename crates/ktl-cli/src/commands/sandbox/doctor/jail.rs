@@ -1,19 +1,20 @@
 //! Whether a jail can be had: its parts one by one, nsjail, and a jail that really runs.
 
-use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
-use sandbox_linux::{Caller, HostFacts, NAMESPACES, Probe, Verdict};
+use sandbox_linux::{Caller, NAMESPACES, Probe, Runtime, Verdict};
 
 use super::builder::Opened;
-use super::{About, Check};
+use super::{About, Check, Status, brief, kernel};
+use crate::cli::RuntimeChoice;
 use crate::failure::Failure;
 use crate::guest::fd;
 use crate::launch::{self, Rooms};
+use crate::log::Log;
 use crate::look::Introduced;
 use crate::plan::{self, Facts, LookPlan, SandboxPlan};
 use crate::runtime;
@@ -32,9 +33,12 @@ pub(super) fn parts(context: &Path, cache: &Path) -> Vec<Check> {
             let name = format!("{kind} namespace");
             match sandbox_linux::namespace_works(kind) {
                 Ok(()) => Check::ok(About::Part, name, "made one in a child"),
-                Err(error) => {
-                    Check::fail(About::Part, name, format!("the kernel refuses one: {error}"), settings())
-                }
+                Err(error) => Check::fail(
+                    About::Part,
+                    name,
+                    format!("the kernel refuses one: {error}"),
+                    kernel::refusals(),
+                ),
             }
         })
         .collect();
@@ -62,7 +66,7 @@ pub(super) fn parts(context: &Path, cache: &Path) -> Vec<Check> {
                 About::Part,
                 "id maps",
                 format!("the kernel refuses the guest's: {error}"),
-                settings(),
+                kernel::refusals(),
             ));
             return checks;
         }
@@ -98,48 +102,13 @@ fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"))
 }
 
-/// The settings of this host that refuse namespaces, as hints.
-fn settings() -> Vec<String> {
-    let facts = HostFacts::read();
-    let mut mend = Vec::new();
-    if facts.max_user_namespaces == Some(0) {
-        mend.push(
-            "user.max_user_namespaces is 0; type: sudo sysctl -w user.max_user_namespaces=15000".to_owned(),
-        );
-    }
-    if facts.unprivileged_userns_clone == Some(0) {
-        mend.push(
-            "only root may make user namespaces; type: sudo sysctl -w kernel.unprivileged_userns_clone=1"
-                .to_owned(),
-        );
-    }
-    if facts.apparmor_restrict == Some(1) {
-        mend.push(
-            "AppArmor restricts user namespaces; type: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or give nsjail \
-             a profile with `userns,`"
-                .to_owned(),
-        );
-    }
-    if facts.seccomp == Some(2) {
-        mend.push(
-            "a system call filter is on this process; in a container, start it with --security-opt seccomp=unconfined".to_owned(),
-        );
-    }
-    if mend.is_empty() {
-        mend.push(
-            "no setting of this host explains it; an enclosing jail or a kernel without this namespace would"
-                .to_owned(),
-        );
-    }
-    mend
-}
-
 /// The program: there, startable, and of which generation. It has no version flag, so what it can do is read off its help.
 pub(super) fn nsjail(sandbox: &SandboxPlan) -> Check {
     let name = "nsjail";
+    let needed = !matches!(runtime::find(sandbox), Ok(Runtime::Native));
     let program = match runtime::nsjail(sandbox) {
         Ok(nsjail) => nsjail.path().to_owned(),
-        Err(_) if runtime::find(sandbox).is_ok() => {
+        Err(_) if !needed => {
             let mend = "Nothing needs doing: ktl's own runtime makes the jail.";
             return Check::warn(About::Jail, name, "is not installed", mend);
         }
@@ -151,7 +120,11 @@ pub(super) fn nsjail(sandbox: &SandboxPlan) -> Check {
             format!("Try it: {shown} --help. 127 means that its libraries are missing."),
             "Name another one with --sandbox-bin.".to_owned(),
         ];
-        Check::fail(About::Jail, name, found, mend)
+        if needed {
+            Check::fail(About::Jail, name, found, mend)
+        } else {
+            Check { status: Status::Warn, ..Check::fail(About::Part, name, found, mend) }
+        }
     };
     match help(&program) {
         Err(error) => broken(format!("{shown} cannot be started: {error}")),
@@ -172,96 +145,132 @@ pub(super) fn nsjail(sandbox: &SandboxPlan) -> Check {
 }
 
 fn help(program: &Path) -> io::Result<(ExitStatus, String)> {
-    // A file takes any amount; a pipe that nobody reads would hold the program up.
-    let mut said = File::from(rustix::fs::memfd_create("ktl-help", rustix::fs::MemfdFlags::CLOEXEC)?);
-    let mut child = Command::new(program)
-        .arg("--help")
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(said.try_clone()?)
-        .stderr(said.try_clone()?)
-        .spawn()?;
-    let end = Instant::now() + HELP_TIME;
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if Instant::now() >= end {
-            child.kill()?;
-            child.wait()?;
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it says nothing for 10 seconds"));
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    let mut text = Vec::new();
-    said.rewind()?;
-    said.take(1 << 20).read_to_end(&mut text)?;
-    Ok((status, String::from_utf8_lossy(&text).into_owned()))
+    let mut command = Command::new(program);
+    command.arg("--help").env_clear();
+    let (status, said) = brief::run(command, &[], HELP_TIME)?;
+    Ok((status, String::from_utf8_lossy(&said).into_owned()))
 }
 
-/// Starts the jail of a build, looks around in it, and has the builder asked from inside.
-pub(super) fn start(
-    context: &Path,
-    cache: &Path,
-    sandbox: &SandboxPlan,
-    facts: &Facts,
-    verbose: u8,
-    connection: Option<Opened>,
-    ui: &Ui,
-) -> (Check, Option<Result<Introduced, String>>) {
-    let not_asked = connection.is_some().then(|| Err("there is no jail to ask it from".to_owned()));
-    match try_start(context, cache, sandbox, facts, verbose, connection, ui) {
-        Ok((check, introduced)) => (check, introduced),
-        Err(failure) => (Check::failure(About::Jail, "jail", failure), not_asked),
+/// What the trial jails have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trial<'a> {
+    pub(super) context: &'a Path,
+    pub(super) cache: &'a Path,
+    pub(super) facts: &'a Facts,
+    pub(super) verbose: u8,
+    pub(super) log: &'a Log,
+    pub(super) ui: &'a Ui,
+}
+
+/// The runtime that a build with these flags takes, and the one that `auto` would take where another was asked for.
+pub(super) fn choice(sandbox: &SandboxPlan) -> Check {
+    let name = "runtime";
+    let chosen = match runtime::find(sandbox) {
+        Ok(chosen) => chosen,
+        Err(failure) => return Check::failure(About::Jail, name, failure),
+    };
+    let why = runtime::why(sandbox, &chosen);
+    // A program that the environment names counts for auto; one that was typed is a choice.
+    let bin = sandbox.bin.clone().filter(|_| sandbox.runtime == RuntimeChoice::Auto);
+    let auto = SandboxPlan { runtime: RuntimeChoice::Auto, bin, ..sandbox.clone() };
+    let found = match runtime::find(&auto) {
+        Ok(by_itself) if by_itself == chosen => format!("builds take {chosen} ({why}), as auto does"),
+        Ok(by_itself) => format!("builds take {chosen} ({why}); auto would take {by_itself}"),
+        Err(_) => format!("builds take {chosen} ({why})"),
+    };
+    Check::ok(About::Part, name, found)
+}
+
+/// The runtime that builds do not take, where there is one: tried all the same, so that one knows what it is good for.
+pub(super) fn other(sandbox: &SandboxPlan) -> Option<SandboxPlan> {
+    let other = match runtime::find(sandbox) {
+        Ok(Runtime::Native) => SandboxPlan { runtime: RuntimeChoice::Nsjail, bin: None, ..sandbox.clone() },
+        // Where the chosen one is missing, ktl's own is what remains.
+        Ok(Runtime::Nsjail(_)) | Err(_) => {
+            SandboxPlan { runtime: RuntimeChoice::Native, bin: None, ..sandbox.clone() }
+        }
+    };
+    runtime::find(&other).is_ok().then_some(other)
+}
+
+impl Trial<'_> {
+    /// Starts the jail of a build, looks around in it, and has the builder asked from inside.
+    pub(super) fn start(
+        self,
+        sandbox: &SandboxPlan,
+        connection: Option<Opened>,
+    ) -> (Check, Option<Result<Introduced, String>>) {
+        let not_asked = connection.is_some().then(|| Err("there is no jail to ask it from".to_owned()));
+        match self.try_start("jail", sandbox, connection) {
+            Ok((check, introduced)) => (check, introduced),
+            Err(failure) => (Check::failure(About::Jail, "jail", failure), not_asked),
+        }
     }
-}
 
-fn try_start(
-    context: &Path,
-    cache: &Path,
-    sandbox: &SandboxPlan,
-    facts: &Facts,
-    verbose: u8,
-    connection: Option<Opened>,
-    ui: &Ui,
-) -> Result<(Check, Option<Result<Introduced, String>>), Failure> {
-    let mut fds = vec![fd::PLAN, fd::RESULT];
-    fds.extend(connection.is_some().then_some(fd::CONNECTION));
-    let rooms = Rooms { cache, context, dockerfile: None, outputs: Vec::new(), fds };
-    let prepared = launch::open(rooms, sandbox, None, ui)?;
-    let plan = LookPlan {
-        version: plan::VERSION,
-        nonce: facts.nonce.clone(),
-        verbose,
-        targets: HIDDEN.iter().map(|path| Probe::Path(path.into())).collect(),
-        ask_builder: connection.is_some(),
-        promises: Some(prepared.promises()),
-    };
-    let (stream, relay): (Option<OwnedFd>, _) = match connection {
-        Some(Opened { stream, relay }) => (Some(stream), relay),
-        None => (None, None),
-    };
-    let looked = launch::look(prepared, &plan, stream, ui, || {
-        if let Some(relay) = relay {
-            std::thread::spawn(move || drop(relay.run()));
-        }
-        Ok(())
-    })?;
-    let seen: Vec<&str> = HIDDEN
-        .iter()
-        .zip(&looked.answers)
-        .filter(|(_, answer)| answer.verdict != Verdict::Hidden)
-        .map(|(path, _)| *path)
-        .collect();
-    let check = if looked.answers.len() != HIDDEN.len() {
-        Check::fail(About::Jail, "jail", "started one, and it did not answer", Vec::new())
-    } else if seen.is_empty() {
-        let found = format!("started one; {} are hidden in it; {}", HIDDEN.join(", "), looked.proof);
-        Check::ok(About::Jail, "jail", found)
-    } else {
-        let mend = "The policy or a --sandbox-bind shows them; `ktl sandbox policy lint` tells which entry.";
-        let found = format!("started one, and {} can be seen in it; {}", seen.join(", "), looked.proof);
-        Check::warn(About::Jail, "jail", found, mend)
-    };
-    Ok((check, looked.builder))
+    /// Starts a jail by a runtime that builds do not take. It cannot fail the host.
+    pub(super) fn start_other(self, sandbox: &SandboxPlan) -> Option<Check> {
+        let runtime = runtime::find(sandbox).ok()?;
+        let name = format!("jail by {runtime}");
+        let check = self.try_start(&name, sandbox, None).map(|(check, _)| check);
+        Some(check.unwrap_or_else(|failure| {
+            let mut mend = vec![format!("Builds do not take {runtime} here; the rest is for who wants it.")];
+            mend.extend(failure.hints);
+            Check { status: Status::Warn, ..Check::fail(About::Part, name, failure.title, mend) }
+        }))
+    }
+
+    fn try_start(
+        self,
+        name: &str,
+        sandbox: &SandboxPlan,
+        connection: Option<Opened>,
+    ) -> Result<(Check, Option<Result<Introduced, String>>), Failure> {
+        let mut fds = vec![fd::PLAN, fd::RESULT];
+        fds.extend(connection.is_some().then_some(fd::CONNECTION));
+        let rooms = Rooms {
+            cache: self.cache,
+            context: self.context,
+            dockerfile: None,
+            inputs: &[],
+            outputs: Vec::new(),
+            fds,
+        };
+        let prepared = launch::open(rooms, sandbox, None, self.log, self.ui)?;
+        let plan = LookPlan {
+            version: plan::VERSION,
+            nonce: self.facts.nonce.clone(),
+            verbose: self.verbose,
+            targets: HIDDEN.iter().map(|path| Probe::Path(path.into())).collect(),
+            ask_builder: connection.is_some(),
+            promises: Some(prepared.promises()),
+        };
+        let (stream, relay): (Option<OwnedFd>, _) = match connection {
+            Some(Opened { stream, relay }) => (Some(stream), relay),
+            None => (None, None),
+        };
+        let looked = launch::look(prepared, &plan, stream, self.ui, || {
+            if let Some(relay) = relay {
+                std::thread::spawn(move || drop(relay.run()));
+            }
+            Ok(())
+        })?;
+        let seen: Vec<&str> = HIDDEN
+            .iter()
+            .zip(&looked.answers)
+            .filter(|(_, answer)| answer.verdict != Verdict::Hidden)
+            .map(|(path, _)| *path)
+            .collect();
+        let check = if looked.answers.len() != HIDDEN.len() {
+            Check::fail(About::Jail, name, "started one, and it did not answer", Vec::new())
+        } else if seen.is_empty() {
+            let found = format!("started one; {} are hidden in it; {}", HIDDEN.join(", "), looked.proof);
+            Check::ok(About::Jail, name, found)
+        } else {
+            let mend =
+                "The policy or a --sandbox-bind shows them; `ktl sandbox policy lint` tells which entry.";
+            let found = format!("started one, and {} can be seen in it; {}", seen.join(", "), looked.proof);
+            Check::warn(About::Jail, name, found, mend)
+        };
+        Ok((check, looked.builder))
+    }
 }

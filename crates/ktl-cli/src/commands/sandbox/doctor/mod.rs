@@ -1,8 +1,11 @@
 //! `ktl sandbox doctor`.
 
+mod brief;
 mod builder;
 mod files;
 mod jail;
+mod kernel;
+mod registry;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -13,12 +16,13 @@ use serde_json::json;
 
 use super::probe::context;
 use super::{print, print_json};
-use crate::cli::{BuilderFlags, JailFlags};
+use crate::cli::{BuilderFlags, JailFlags, LogFlags};
 use crate::commands::build::facts;
 use crate::display::inert;
 use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::log::Log;
 use crate::plan;
 use crate::ui::Ui;
 
@@ -26,20 +30,27 @@ use crate::ui::Ui;
 ///
 /// Every check does the thing that it speaks of: it makes the namespaces, starts the jail, asks the builder from inside it.
 /// `ok` is only said of what was done; `warn` is for what works and could be better, and for what could not be tried. Checks
-/// that mean nothing for you (id-mapped mounts for a plain user) are left out. Takes the flags that a build takes.
+/// that mean nothing for you (id-mapped mounts for a plain user) are left out. Both runtimes make a jail, whichever builds
+/// take. Takes the flags that a build takes.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct DoctorArgs {
-    /// Print the checks as JSON
+    /// Print the checks as JSON, and write the log of the sandbox, where one is asked for, as JSON lines
     #[arg(long)]
     json: bool,
     /// Directory that is shown as the build context
     #[arg(long, value_name = "DIR", default_value = ".")]
     context: PathBuf,
+    /// Registry to look at, HOST[:PORT] (repeatable): does it answer, what login does it ask for, and is there one. No login
+    /// is ever sent [default: those that docker's config.json names]
+    #[arg(long, value_name = "HOST")]
+    registry: Vec<String>,
     #[command(flatten)]
     builder: BuilderFlags,
     #[command(flatten)]
     jail: JailFlags,
+    #[command(flatten)]
+    log: LogFlags,
     /// As a build with --hermetic: without --sandbox-config, take the policy ktl-hermetic
     #[arg(long, help_heading = "Sandbox")]
     hermetic: bool,
@@ -105,26 +116,44 @@ pub fn run(args: &DoctorArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let sandbox = plan::sandbox_plan(&args.jail, args.hermetic, env, &facts)?;
     let cache = plan::cache_dir(env, &facts)?;
 
-    // Children first: once the jail runs, threads may.
-    let mut checks = jail::parts(&context, &cache);
-    checks.push(jail::nsjail(&sandbox));
-    let reached = builder::reach(&args.builder, env, &ui)?;
-    let (jail, introduced) =
-        jail::start(&context, &cache, &sandbox, &facts, verbose, reached.connection, &ui);
-    checks.push(jail);
-    checks.extend(reached.checks);
-    checks.extend(introduced.map(builder::introduced).unwrap_or_default());
-    // The jail has made it by now, or it was there.
-    checks.extend(files::cache(&cache));
-    checks.extend(files::space(&cache));
-    checks.extend(files::logins(env));
+    let registries = registry::named(&args.registry)?;
+    let log = Log::open(&plan::log_plan(&args.log, args.json, &facts), "sandbox doctor", &cache, &ui)?;
 
-    if args.json {
-        print_json(&json!({ "checks": checks, "exit": exit(&checks).code() }))?;
-    } else {
-        print(&listing(&checks))?;
-    }
-    Ok(exit(&checks))
+    let examine = || {
+        let trial =
+            jail::Trial { context: &context, cache: &cache, facts: &facts, verbose, log: &log, ui: &ui };
+        // Children first: once the jail runs, threads may.
+        let mut checks = jail::parts(&context, &cache);
+        checks.extend(kernel::checks(&sandbox));
+        checks.push(jail::nsjail(&sandbox));
+        checks.push(jail::choice(&sandbox));
+        let other = jail::other(&sandbox).and_then(|other| trial.start_other(&other));
+        let reached = builder::reach(&args.builder, env, &ui)?;
+        let (mut jail, introduced) = trial.start(&sandbox, reached.connection);
+        if jail.status == Status::Fail
+            && let Some(other) = other.as_ref().filter(|other| other.status == Status::Ok)
+        {
+            jail.mend.push(format!("There is a {} here; --sandbox-runtime takes it.", other.name));
+        }
+        checks.push(jail);
+        checks.extend(other);
+        checks.extend(reached.checks);
+        checks.extend(introduced.map(builder::introduced).unwrap_or_default());
+        // The jail has made it by now, or it was there.
+        checks.extend(files::cache(&cache));
+        checks.extend(files::space(&cache));
+        checks.extend(files::logins(env));
+        checks.extend(registry::checks(registries, env));
+
+        if args.json {
+            print_json(&json!({ "checks": checks, "exit": exit(&checks).code() }))?;
+        } else {
+            print(&listing(&checks))?;
+        }
+        Ok(exit(&checks))
+    };
+    let outcome = examine();
+    log.close(outcome)
 }
 
 fn exit(checks: &[Check]) -> Exit {

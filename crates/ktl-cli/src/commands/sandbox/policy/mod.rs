@@ -77,6 +77,7 @@ fn settled(policy: Policy, dir: &Path, env: &Env) -> Result<Settled, Failure> {
         cache: &cache,
         context: &context,
         dockerfile: None,
+        inputs: &[],
         outputs: Vec::new(),
         fds: vec![fd::PLAN, fd::CONNECTION, fd::BROKER, fd::CONTROL, fd::RESULT],
     };

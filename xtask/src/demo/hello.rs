@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: ktl's promise on real parts, claim by claim. Each claim is checked in this run; none is only said.
+//! The demo of a first build: in a jail, from a multi-stage Dockerfile, and what the jail hides meanwhile.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -8,18 +8,13 @@ use std::process::{Command, ExitStatus, Stdio};
 use anyhow::{Context, Result};
 
 use crate::parts::{self, Auth, BaseImage, Buildkitd, Options, Registry, ScratchDir};
-use crate::workspace::{self, Profile};
-use crate::{setup, tools};
+use crate::{tools, workspace};
 
 /// What `demos/hello` prints, after the compiler's version.
 const GREETING: &str = "sent by a client that could see nothing else";
 
 /// Runs the demo; `false` when a claim did not hold.
-pub fn run() -> Result<bool> {
-    setup::run()?;
-    eprintln!("demo: building ktl");
-    let ktl = workspace::build_ktl(Profile::Dev)?;
-
+pub fn run(ktl: PathBuf) -> Result<bool> {
     eprintln!("demo: starting a registry and a buildkitd, pushing the base image");
     let scratch = ScratchDir::new("demo")?;
     let registry = Registry::start(&scratch.join("registry"), Auth::None)?;

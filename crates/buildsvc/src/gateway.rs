@@ -1,0 +1,81 @@
+//! Questions to a frontend: what it would build, what it has to say of a Dockerfile.
+//!
+//! Answers are no results that could be exported, and `Control.Solve` does not carry them. So the client takes the place of the
+//! frontend for once: it has the daemon ask the real one, and hands the answer back. Follows moby/buildkit `client/build.go`
+//! and `frontend/subrequests`.
+
+use std::collections::BTreeMap;
+
+use prost::Message as _;
+use tonic::{Request, Status};
+
+use crate::client::{Client, MAX_MESSAGE};
+use crate::proto::google::rpc;
+use crate::proto::moby::buildkit::v1::frontend as wire;
+use crate::status::bounded;
+use wire::llb_bridge_client::LlbBridgeClient;
+
+/// What a frontend must know of, or not be asked.
+pub(crate) const CAPABILITY: &str = "moby.buildkit.frontend.subrequests+forward";
+/// Of all parts of an answer together.
+const MAX_ANSWER: usize = 8 << 20;
+
+/// Asks the frontend, within the solve called `reference`, and ends that solve either way. An error is also the solve's.
+pub(crate) async fn ask(
+    client: &Client,
+    reference: &str,
+    frontend: String,
+    attrs: BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Status> {
+    let mut bridge = LlbBridgeClient::new(client.channel())
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    // The daemon waits a while for the solve to begin.
+    bridge.ping(within(reference, wire::PingRequest {})?).await?;
+    let question = wire::SolveRequest {
+        frontend,
+        frontend_opt: attrs.into_iter().collect(),
+        allow_result_return: true,
+        allow_result_array_ref: true,
+        ..wire::SolveRequest::default()
+    };
+    let answer = bridge.solve(within(reference, question)?).await;
+    let (end, answer) = match answer {
+        Ok(reply) => {
+            let result = reply.into_inner().result.unwrap_or_default();
+            let answer = told(&result);
+            (wire::ReturnRequest { result: Some(result), error: None }, Ok(answer))
+        }
+        Err(status) => {
+            let error = rpc::Status::decode(status.details()).ok().filter(|error| error.code != 0);
+            let error = error.unwrap_or_else(|| rpc::Status {
+                code: status.code().into(),
+                message: status.message().to_owned(),
+                details: Vec::new(),
+            });
+            (wire::ReturnRequest { result: None, error: Some(error) }, Err(status))
+        }
+    };
+    bridge.r#return(within(reference, end)?).await?;
+    answer
+}
+
+fn within<T>(reference: &str, message: T) -> Result<Request<T>, Status> {
+    let mut request = Request::new(message);
+    let id = reference.parse().map_err(|_| Status::internal("the build has no usable name"))?;
+    request.metadata_mut().insert("buildkit-controlapi-buildid", id);
+    Ok(request)
+}
+
+fn told(result: &wire::Result) -> BTreeMap<String, String> {
+    let mut room = MAX_ANSWER;
+    let mut answer = BTreeMap::new();
+    for (key, value) in &result.metadata {
+        if key.starts_with("result.") || key == "version" {
+            let text = bounded(String::from_utf8_lossy(value).into_owned(), room);
+            room -= text.len().min(room);
+            answer.insert(key.clone(), text);
+        }
+    }
+    answer
+}
