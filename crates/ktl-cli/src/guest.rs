@@ -99,9 +99,8 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
             return hand_out(result_fd, &looked).map(|()| Exit::Ok);
         }
         GuestPlan::Exec(plan) => {
-            let result = take(fd::RESULT)?;
             let ended = exec::run(&plan, take(fd::CONTROL)?)?;
-            return hand_out(result, &ended).map(|()| Exit::Ok);
+            return hand_out(result_fd, &ended).map(|()| Exit::Ok);
         }
     };
     for path in &plan.probes {
