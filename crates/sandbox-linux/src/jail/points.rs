@@ -324,7 +324,7 @@ mod tests {
     fn refuses_what_no_tenant_gets() {
         for (text, uid, want) in [
             ("mount { src: \"/\" dst: \"/x\" is_bind: true }", 1001, "the host's root"),
-            ("mount { src: \"/etc/no-such-file\" dst: \"/x\" is_bind: true }", 1001, "No such file"),
+            ("mount { src: \"/etc/no-such-file\" dst: \"/x\" is_bind: true }", 1001, "/etc/no-such-file"),
             ("mount { dst: \"/../x\" fstype: \"tmpfs\" }", 1001, "\"..\""),
             ("mount { dst: \"/x\" fstype: \"overlay\" }", 1001, "not a file system"),
             ("mount { prefix_src_env: \"NO\" dst: \"/x\" is_bind: true }", 1001, "prefix NO is not set"),

@@ -131,7 +131,10 @@ fn a_user_makes_a_daemons_jail_of_subordinate_ids() {
                 Ok(Run { outcome: Outcome::JailFailed { stage, .. }, .. }) => {
                     assert_eq!(stage, "user namespace")
                 }
-                Err(error) => assert!(error.to_string().contains("newuidmap"), "{error}"),
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).unwrap().to_string();
+                    assert!(cause.contains("newuidmap"), "{cause}");
+                }
                 Ok(other) => panic!("{other:#?}"),
             }
         }
