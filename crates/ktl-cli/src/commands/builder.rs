@@ -1,6 +1,6 @@
 //! `ktl builder`: the private daemons of this user.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::private::{Lock, Place, Record, stop};
+use crate::private::{Place, Record, remove, stop};
 use crate::ui::Ui;
 
 /// Look after private builders: those that `--builder jail://NAME` starts
@@ -64,7 +64,7 @@ pub fn run(args: &BuilderArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> 
         }
         BuilderCommand::Rm { names } => {
             for place in named(&places, names)? {
-                remove(&place)?;
+                remove::remove(&place, env, &ui)?;
                 ui.line(format_args!("removed {place}"));
             }
             Ok(Exit::Ok)
@@ -134,16 +134,4 @@ fn logs(places: &[Place]) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Ok)
-}
-
-fn remove(place: &Place) -> Result<(), Failure> {
-    let fail = |error: io::Error| Failure::new(Exit::Unmet, format!("{place}: failed to remove it: {error}"));
-    let _alone = Lock::exclusive(&place.start_lock()).map_err(fail)?;
-    stop::stop(place)?;
-    fs::remove_dir_all(place.dir()).map_err(fail)?;
-    // The directory of the name, unless the other network's daemon is still in it.
-    if let Some(name) = place.dir().parent() {
-        let _ = fs::remove_dir(name);
-    }
-    Ok(())
 }

@@ -13,6 +13,8 @@ mod lock;
 mod place;
 mod policy;
 mod record;
+pub mod remove;
+mod room;
 mod settings;
 pub mod start;
 pub mod stop;

@@ -8,27 +8,22 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, setsid};
-use sandbox_linux::{Bind, Overrides, Tenant};
-
 use super::ids::Ids;
+use super::room::{Room, SOCKETS, STATE};
 use super::settings::Settings;
-use super::{Lock, Place, Record, policy};
-use crate::env::{self, Env};
-use crate::exec::program::Programs;
+use super::{Lock, Place, Record};
+use crate::env::Env;
 use crate::exit::Exit;
-use crate::failure::{Failure, chain};
-use crate::guest::fd;
+use crate::failure::Failure;
 use crate::launch;
 use crate::log::Log;
-use crate::plan::{self, ExecPlan, LogPlan, SandboxPlan, guest_path};
-use crate::runtime;
+use crate::plan::{self, LogPlan, SandboxPlan};
 use crate::ui::Ui;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, setsid};
 
 /// Name of the hidden command.
 pub const COMMAND: &str = "__daemon";
@@ -38,8 +33,6 @@ pub const READY: &str = "ready\n";
 
 /// Settings are a few paths.
 const SETTINGS_LIMIT: u64 = 1 << 20;
-const STATE: &str = "/var/lib/buildkit";
-const SOCKETS: &str = "/run/buildkit";
 /// For buildkitd to listen; a large cache takes some seconds.
 const START: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_secs(1);
@@ -103,29 +96,16 @@ fn supervise(settings: &Settings, env: &Env, told: &mut Option<OwnedFd>) -> Resu
     }
     let ids = Ids::of(place, env)?;
     let sandbox = sandbox(settings, env)?;
-    let runtime = runtime::find(&sandbox)?;
-    let runtime_name = runtime.to_string();
-    let (overrides, program) = overrides(settings, &sandbox, &ids)?;
-    let policy = policy::of(place.network, &ids)
-        .map_err(|error| Failure::internal(format!("ktl's own policy: {}", chain(&error))))?;
     let ui = Ui { verbose: true, quiet: false };
-    let settled = launch::jail(policy, overrides, Vec::new())?;
     let log_plan = LogPlan { stream: true, file: None, json: false };
     let log = Log::open(&log_plan, "private builder", &settings.cache, &ui)?;
-    let prepared = launch::ready(runtime, settled, &sandbox, None, &log, &ui)?;
-    let plan = ExecPlan {
-        version: plan::VERSION,
-        nonce: nonce(&sandbox),
-        verbose: 1,
-        argv: arguments(&program, settings),
-        program,
-        files: Vec::new(),
-        promises: Some(prepared.promises()),
-    };
+    let programs = [settings.buildkitd(), settings.oci_runtime().as_os_str()];
+    let room = Room { place, ids: &ids, sandbox: &sandbox, cache: &settings.cache, programs: &programs };
+    let (prepared, plan, runtime) = room.prepare(arguments(settings), &log, &ui)?;
     let record = Record {
         pid: i32::try_from(std::process::id()).unwrap_or_default(),
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
-        runtime: runtime_name,
+        runtime,
         settings: settings.clone(),
     };
     let outcome = launch::exec(prepared, &plan, &ui, || {
@@ -148,11 +128,6 @@ fn running(place: &Place) -> io::Result<Option<Lock>> {
     Ok(None)
 }
 
-fn nonce(sandbox: &SandboxPlan) -> String {
-    let named = sandbox.env.iter().find(|(name, _)| name == env::KTL_SANDBOX_NONCE);
-    named.map_or_else(String::new, |(_, nonce)| nonce.clone())
-}
-
 fn sandbox(settings: &Settings, env: &Env) -> Result<SandboxPlan, Failure> {
     let facts = crate::commands::build::facts(env)?;
     let sandbox = plan::sandbox_plan(&Default::default(), false, env, &facts)?;
@@ -165,42 +140,10 @@ fn sandbox(settings: &Settings, env: &Env) -> Result<SandboxPlan, Failure> {
     })
 }
 
-/// The jail's own part, and where buildkitd is in it.
-fn overrides(settings: &Settings, sandbox: &SandboxPlan, ids: &Ids) -> Result<(Overrides, PathBuf), Failure> {
-    let place = &settings.place;
-    let nowhere = Path::new("/nonexistent");
-    let mut programs = Programs::new(settings.search.clone().into(), Path::new("/"), nowhere, Vec::new());
-    let program = programs.add(settings.buildkitd())?;
-    programs.add(settings.oci_runtime().as_os_str())?;
-    let mut binds = programs.binds();
-    binds.push(launch::bind(&launch::staged(&settings.cache)?, guest_path::BINARY, false));
-    for (dir, dst) in [(place.state(), STATE), (place.sockets(), SOCKETS)] {
-        if nix::unistd::geteuid().is_root() {
-            let (uid, gid) = ids.root();
-            std::os::unix::fs::chown(&dir, Some(uid), Some(gid)).map_err(|error| {
-                Failure::sandbox(format!("failed to give {} to the daemon: {error}", dir.display()))
-            })?;
-        }
-        binds.push(Bind { src: dir, dst: dst.into(), rw: true, idmap: false, is_dir: true });
-    }
-    let mut variables = sandbox.env.clone();
-    variables.push(("PATH".to_owned(), programs.path_var()));
-    let overrides = Overrides {
-        tenant: Tenant::Program,
-        binds,
-        env: variables,
-        cwd: "/".into(),
-        pass_fds: vec![fd::PLAN, fd::CONTROL, fd::RESULT],
-        ..Overrides::default()
-    };
-    Ok((overrides, program))
-}
-
-fn arguments(program: &Path, settings: &Settings) -> Vec<OsString> {
+fn arguments(settings: &Settings) -> Vec<OsString> {
     let mut runtime = OsString::from("--oci-worker-binary=");
     runtime.push(settings.oci_runtime());
     vec![
-        program.into(),
         format!("--root={STATE}").into(),
         format!("--addr=unix://{SOCKETS}/buildkitd.sock").into(),
         "--oci-worker=true".into(),

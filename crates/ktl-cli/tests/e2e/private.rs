@@ -7,6 +7,8 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use xtask::parts::{ScratchDir, User};
+
 use crate::ktl::{PARTS, Ran, World, is_root};
 
 /// A busybox of the context's own: a private builder pulls no base image here.
@@ -184,4 +186,46 @@ fn what_cannot_start_says_why() {
         .unwrap();
     assert!(log.contains("not a daemon"), "{log}");
     assert!(PARTS.daemon.pid().is_some(), "the shared daemon is another one");
+}
+
+#[test]
+fn a_plain_user_has_one_too() {
+    if !is_root("a test that becomes a plain user") || !std::path::Path::new("/usr/bin/newuidmap").exists() {
+        return eprintln!("skipped: needs root and newuidmap");
+    }
+    let scratch = ScratchDir::new("mine").unwrap();
+    let user = User::create(&scratch).unwrap();
+    let dir = user.home().join("w");
+    std::fs::create_dir_all(dir.join("ctx")).unwrap();
+    let steps = "RUN touch /x && chown 33:44 /x && echo owner $(stat -c %u:%g /x)\n";
+    std::fs::write(dir.join("ctx/Dockerfile"), format!("{BUSYBOX}{steps}")).unwrap();
+    std::fs::copy(xtask::tools::busybox().unwrap(), dir.join("ctx/busybox")).unwrap();
+    // The checkout that the tests run from need not be a place where he may go.
+    let bin = dir.join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_ktl"), bin.join("ktl")).unwrap();
+    std::fs::copy(xtask::tools::buildkitd().unwrap(), bin.join("buildkitd")).unwrap();
+    let nsjail = xtask::tools::nsjail_for_all(&dir).unwrap();
+    let given =
+        Command::new("chown").arg("-R").arg(format!("{}:{}", user.uid(), user.gid())).arg(&dir).status();
+    assert!(given.unwrap().success());
+    let run = |runtime: &str, args: &[&str]| {
+        let mut ktl = user.command(bin.join("ktl"));
+        ktl.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()))
+            .env("KTL_STATE_DIR", dir.join(runtime))
+            .env("KTL_SANDBOX_RUNTIME", runtime)
+            .current_dir(&dir);
+        if runtime == "nsjail" {
+            ktl.env("KTL_SANDBOX_BIN", &nsjail);
+        }
+        Ran::of(ktl.args(args).output().unwrap())
+    };
+    for runtime in ["native", "nsjail"] {
+        let build = ["build", "ctx", "--progress=plain", "--hermetic", "--builder", "jail://"];
+        run(runtime, &build).ok().says("started jail://default").says("owner 33:44");
+        run(runtime, &build).ok().says_not("started").says("CACHED");
+        // Most of what it keeps is nobody's who could remove it by himself.
+        run(runtime, &["builder", "rm", "default"]).ok().says("removed");
+        assert!(!dir.join(runtime).join("daemons/default").exists());
+    }
 }
