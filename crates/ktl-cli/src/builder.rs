@@ -11,7 +11,7 @@ use crate::env::{self, Env};
 use crate::failure::Failure;
 
 /// Name of the private builder that is meant without one.
-const DEFAULT_NAME: &str = "default";
+pub const DEFAULT_NAME: &str = "default";
 
 /// Where a builder listens. Follows buildctl's address forms.
 #[derive(Debug, Clone, PartialEq, Eq)]

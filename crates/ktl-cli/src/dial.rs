@@ -46,7 +46,8 @@ pub fn dial(candidates: &[Candidate], tls: Option<&TlsFiles>, ui: &Ui) -> Result
     Err(Failure::new(Exit::Builder, "found no builder").hints(tried).hint(WAYS_TO_GET_ONE))
 }
 
-const WAYS_TO_GET_ONE: &str = "Start one, in any of these ways:
+const WAYS_TO_GET_ONE: &str = "Have one, in any of these ways:
+- by ktl itself: with buildkitd and runc on PATH, ktl starts one in a jail of its own (--builder jail://)
 - with docker:  docker run -d --name buildkitd --privileged -v /run/buildkit:/run/buildkit moby/buildkit
 - installed:    sudo buildkitd --group $(id -gn)   (apk add buildkit, pacman -S buildkit, nix profile install nixpkgs#buildkit)
 - as yourself:  rootlesskit buildkitd              (the same packages, and rootlesskit and uidmap)

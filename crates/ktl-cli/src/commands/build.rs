@@ -21,7 +21,7 @@ use crate::builder;
 use crate::caches::PendingCaches;
 use crate::cancel::Cancel;
 use crate::cli::BuildArgs;
-use crate::dial::{self, Connection};
+use crate::dial::Connection;
 use crate::env::{self, Env};
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
@@ -62,11 +62,11 @@ fn build(
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
     let candidates = builder::candidates(&args.builder, env)?;
     let network = if plan.hermetic { Network::None } else { Network::Host };
-    let (candidates, _lease) = start::ensure(candidates, &args.builder.private, network, env, ui)?;
     if host.sandbox.is_none() {
         ui.line(format_args!("[sandbox] off: this build's client runs with all your rights"));
     }
-    let connection = dial::dial(&candidates, tls.as_ref(), ui)?;
+    let (connection, _lease) =
+        start::dial(candidates, tls.as_ref(), &args.builder.private, network, env, ui)?;
     plan.builder = connection.address.to_string();
 
     let mut files = ResultFiles::open(host, &plan.nonce)?;

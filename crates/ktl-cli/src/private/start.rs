@@ -9,11 +9,13 @@ use std::process::{Command, Stdio};
 use super::settings::Settings;
 use super::supervisor::{self, COMMAND, READY};
 use super::{Lock, Network, Place, Record, stop};
-use crate::builder::{Address, Candidate};
+use crate::builder::{Address, Candidate, DEFAULT_NAME};
 use crate::cli::PrivateFlags;
+use crate::dial::{self, Connection};
 use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::tls::TlsFiles;
 use crate::ui::Ui;
 
 /// A log beyond this is put aside when the next daemon starts.
@@ -43,6 +45,33 @@ pub fn ensure(
         found.push(Candidate { address: Address::Unix(settings.place.socket()), ..candidate });
     }
     Ok((found, lease))
+}
+
+/// Connects to the builder of a build: to a candidate that answers, a private one included, or else, when nobody has named one
+/// and this machine has what it takes, to the default private one.
+pub fn dial(
+    candidates: Vec<Candidate>,
+    tls: Option<&TlsFiles>,
+    flags: &PrivateFlags,
+    network: Network,
+    env: &Env,
+    ui: &Ui,
+) -> Result<(Connection, Option<Lock>), Failure> {
+    let (candidates, lease) = ensure(candidates, flags, network, env, ui)?;
+    let not_found = match dial::dial(&candidates, tls, ui) {
+        Err(failure) if candidates.iter().all(|candidate| !candidate.demanded) => failure,
+        found => return found.map(|connection| (connection, lease)),
+    };
+    let default = Place::of(DEFAULT_NAME, network, env);
+    let Ok(settings) = default.and_then(|place| Settings::resolve(place, flags, env)) else {
+        return Err(not_found);
+    };
+    let lease = running(&settings, ui).map_err(|failure| {
+        failure.hint("Nobody named another builder, and none was found where ktl looks; -v tells where.")
+    })?;
+    let address = Address::Unix(settings.place.socket());
+    let own = Candidate { address, named_by: "there being no other", demanded: true };
+    Ok((dial::dial(&[own], tls, ui)?, Some(lease)))
 }
 
 /// Returns with the daemon running, and a lease on it.

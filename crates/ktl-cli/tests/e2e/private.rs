@@ -164,6 +164,27 @@ fn what_was_killed_is_repaired_and_what_is_idle_stops() {
 }
 
 #[test]
+fn it_is_taken_where_there_is_no_other() {
+    let system = std::path::Path::new("/run/buildkit/buildkitd.sock");
+    if !is_root("it_is_taken_where_there_is_no_other") || system.exists() {
+        return eprintln!("skipped: needs root, and no buildkitd of the system's");
+    }
+    let private = Private::new("RUN echo made\n");
+    let mut command = private.command();
+    command.env_remove("KTL_BUILDER").args(["build", "ctx", "-v"]);
+    private
+        .0
+        .run(&mut command)
+        .ok()
+        .says("started jail://default (network host)")
+        .says("there being no other");
+    // A name that was given is meant.
+    let mut command = private.command();
+    command.env("KTL_BUILDER", "unix:///nowhere.sock").args(["build", "ctx"]);
+    private.0.run(&mut command).ends_with(3).says("/nowhere.sock").says_not("jail://");
+}
+
+#[test]
 fn what_cannot_start_says_why() {
     let private = Private::new("");
     private.build(&["--builder", "jail://NO"]).ends_with(2).says("no name for a private builder");
