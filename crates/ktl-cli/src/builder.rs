@@ -23,6 +23,8 @@ pub enum Address {
     },
     /// A private daemon in a jail, by its name.
     Jail(String),
+    /// A private daemon for this one command, whose cache goes with it.
+    Ephemeral,
 }
 
 impl fmt::Display for Address {
@@ -32,12 +34,14 @@ impl fmt::Display for Address {
             Address::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
             Address::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
             Address::Jail(name) => write!(f, "jail://{name}"),
+            Address::Ephemeral => f.write_str("jail://?ephemeral"),
         }
     }
 }
 
 impl Address {
-    /// Reads `unix://PATH` (also `unix:PATH` and a bare absolute path), `tcp://HOST:PORT` or `jail://[NAME]`.
+    /// Reads `unix://PATH` (also `unix:PATH` and a bare absolute path), `tcp://HOST:PORT`,
+    /// `jail://[NAME]` or `jail://?ephemeral`.
     pub fn parse(text: &str) -> Result<Address, String> {
         if let Some(path) = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")) {
             return if path.starts_with('/') {
@@ -50,6 +54,9 @@ impl Address {
             return Ok(Address::Unix(text.into()));
         }
         if let Some(name) = text.strip_prefix("jail://") {
+            if name == "?ephemeral" {
+                return Ok(Address::Ephemeral);
+            }
             return Ok(Address::Jail(if name.is_empty() { DEFAULT_NAME } else { name }.to_owned()));
         }
         let Some(authority) = text.strip_prefix("tcp://") else {
@@ -131,6 +138,7 @@ mod tests {
             ("tcp://builder:1234/", tcp("builder", 1234)),
             ("tcp://[::1]:1234", tcp("::1", 1234)),
             ("jail://", Ok(Address::Jail("default".into()))),
+            ("jail://?ephemeral", Ok(Address::Ephemeral)),
             ("jail://fork-7", Ok(Address::Jail("fork-7".into()))),
         ] {
             assert_eq!(Address::parse(text), expected, "{text}");

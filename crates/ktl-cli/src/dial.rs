@@ -66,7 +66,7 @@ fn connect(address: &Address, tls: Option<&TlsFiles>) -> Result<Connection, Conn
             Ok(Connection { stream: stream.into(), relay: None, address: address.clone() })
         }
         // `private::start` puts a socket in its place.
-        Address::Jail(_) => {
+        Address::Jail(_) | Address::Ephemeral => {
             Err(ConnectError::Io(io::Error::new(io::ErrorKind::NotConnected, "is not started")))
         }
         Address::Tcp { host, port } => {

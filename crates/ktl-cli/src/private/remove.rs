@@ -23,6 +23,12 @@ pub fn remove(place: &Place, env: &Env, ui: &Ui) -> Result<(), Failure> {
     let fail = |error: io::Error| Failure::new(Exit::Unmet, format!("{place}: failed to remove it: {error}"));
     let _alone = Lock::exclusive(&place.start_lock()).map_err(fail)?;
     stop::stop(place)?;
+    clear(place, env, ui)
+}
+
+/// Removes all that is at `place`, where no daemon runs any more.
+pub fn clear(place: &Place, env: &Env, ui: &Ui) -> Result<(), Failure> {
+    let fail = |error: io::Error| Failure::new(Exit::Unmet, format!("{place}: failed to remove it: {error}"));
     if !nix::unistd::geteuid().is_root() {
         empty(place, env, ui)?;
     }

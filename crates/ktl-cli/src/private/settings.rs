@@ -31,6 +31,8 @@ pub struct Settings {
     pub cache: PathBuf,
     /// Seconds; no reason to replace a daemon.
     pub idle: u64,
+    /// All that it kept goes with it.
+    pub ephemeral: bool,
 }
 
 impl Settings {
@@ -61,7 +63,13 @@ impl Settings {
             cache: plan::cache_dir(env, &facts)?,
             search,
             idle: flags.idle_timeout.map_or(IDLE, |time| time.as_secs().max(1)),
+            ephemeral: false,
         })
+    }
+
+    /// The same for a daemon that serves one command.
+    pub fn ephemeral(self) -> Settings {
+        Settings { idle: 1, ephemeral: true, ..self }
     }
 
     /// Whether a daemon with these settings serves who asks for `other`.

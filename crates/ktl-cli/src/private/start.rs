@@ -35,12 +35,18 @@ pub fn ensure(
     let mut lease = None;
     let mut found = Vec::with_capacity(candidates.len());
     for candidate in candidates {
-        let Address::Jail(name) = &candidate.address else {
-            found.push(candidate);
-            continue;
+        let settings = match &candidate.address {
+            Address::Jail(name) => Settings::resolve(Place::of(name, network, env)?, flags, env)?,
+            Address::Ephemeral => {
+                // A name that nobody else has, and that no other run will have.
+                let name = format!("once-{:.16}", crate::commands::build::facts(env)?.nonce);
+                Settings::resolve(Place::of(&name, network, env)?, flags, env)?.ephemeral()
+            }
+            _ => {
+                found.push(candidate);
+                continue;
+            }
         };
-        let place = Place::of(name, network, env)?;
-        let settings = Settings::resolve(place, flags, env)?;
         lease = Some(running(&settings, ui)?);
         found.push(Candidate { address: Address::Unix(settings.place.socket()), ..candidate });
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::ids::Ids;
 use super::room::{Room, SOCKETS, STATE};
 use super::settings::Settings;
-use super::{Lock, Place, Record};
+use super::{Lock, Place, Record, remove};
 use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -61,7 +61,13 @@ pub fn run(env: &Env) -> Exit {
             }
         };
     let mut told = Some(told);
-    match supervise(&settings, env, &mut told) {
+    let outcome = supervise(&settings, env, &mut told);
+    if settings.ephemeral
+        && let Err(failure) = remove::clear(&settings.place, env, &Ui { verbose: false, quiet: true })
+    {
+        let _ = write!(io::stderr().lock(), "{failure}");
+    }
+    match outcome {
         Ok(exit) => exit,
         Err(failure) => match told {
             Some(told) => refuse(told, &failure),

@@ -185,6 +185,21 @@ fn it_is_taken_where_there_is_no_other() {
 }
 
 #[test]
+fn an_ephemeral_one_leaves_nothing() {
+    if !is_root("an_ephemeral_one_leaves_nothing") {
+        return;
+    }
+    let private = Private::new("RUN echo made\n");
+    for _ in 0..2 {
+        let ran = private.build(&["--builder", "jail://?ephemeral", "--hermetic", "-o", "out"]).ok();
+        ran.says("started jail://once-").says_not("CACHED");
+    }
+    let daemons = private.0.path("s/daemons");
+    wait_until("they are gone", || crate::ktl::names(&daemons).is_empty());
+    private.build(&["--builder", "jail://x?ephemeral"]).ends_with(2).says("no name for a private builder");
+}
+
+#[test]
 fn what_cannot_start_says_why() {
     let private = Private::new("");
     private.build(&["--builder", "jail://NO"]).ends_with(2).says("no name for a private builder");

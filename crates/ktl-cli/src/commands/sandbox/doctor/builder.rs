@@ -33,7 +33,8 @@ pub(super) struct Reached {
 pub(super) fn reach(flags: &BuilderFlags, env: &Env, ui: &Ui) -> Result<Reached, Failure> {
     let tls = TlsFiles::from_flags(flags).map_err(Failure::usage)?;
     let candidates = builder::candidates(flags, env)?;
-    let private = candidates.iter().any(|candidate| matches!(candidate.address, Address::Jail(_)));
+    let private =
+        candidates.iter().any(|candidate| matches!(candidate.address, Address::Jail(_) | Address::Ephemeral));
     let (candidates, _lease) = match start::ensure(candidates, &flags.private, Network::Host, env, ui) {
         Ok(started) => started,
         Err(failure) => {
@@ -76,7 +77,9 @@ fn trust(address: &Address, tls: bool) -> Check {
             "Give the builder a certificate (buildkitd --tlscert, --tlskey, --tlscacert) and name it with --tlscacert, --tlscert and --tlskey.",
         ),
         Address::Unix(path) => socket(name, path),
-        Address::Jail(_) => Check::warn(About::Builder, name, "is not started", "Name it with --builder."),
+        Address::Jail(_) | Address::Ephemeral => {
+            Check::warn(About::Builder, name, "is not started", "Name it with --builder.")
+        }
     }
 }
 
