@@ -6,7 +6,8 @@
 
 use std::fmt;
 use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -87,7 +88,20 @@ impl Place {
     }
 
     /// Makes what is missing of it.
-    pub fn make(&self) -> std::io::Result<()> {
+    ///
+    /// # Errors
+    /// Also when somebody else could put something in its place: root gives these directories away, and whoever holds the
+    /// socket gets every build.
+    pub fn make(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        for dir in self.dir.ancestors().take(3) {
+            let found = fs::symlink_metadata(dir)?;
+            let ours = found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw();
+            if !ours || found.mode() & 0o022 != 0 {
+                let why = format!("{} is not a directory that you alone may write to", dir.display());
+                return Err(io::Error::other(why));
+            }
+        }
         for dir in [self.state(), self.sockets()] {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
@@ -172,7 +186,15 @@ mod tests {
         let place = Place::of("default", Network::Host, &env).unwrap();
         assert!(!place.exists() && Place::all(&env).unwrap().is_empty());
         place.make().unwrap();
-        assert_eq!(Place::all(&env).unwrap(), [place]);
+        assert_eq!(Place::all(&env).unwrap(), std::slice::from_ref(&place));
+        // Where others may write, they could put their own in its place.
+        let daemons = dir.path().join("daemons");
+        fs::set_permissions(&daemons, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        assert!(place.make().unwrap_err().to_string().contains("alone"));
+        fs::rename(&daemons, dir.path().join("other")).unwrap();
+        std::os::unix::fs::symlink("other", &daemons).unwrap();
+        assert!(place.make().unwrap_err().to_string().contains("alone"));
+        fs::remove_file(&daemons).unwrap();
         let long = Env::of(&[("KTL_STATE_DIR", &format!("/{}", "x".repeat(90)))]);
         assert!(Place::of("default", Network::None, &long).unwrap_err().title.contains("107"));
     }
