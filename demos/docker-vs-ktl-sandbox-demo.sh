@@ -86,7 +86,8 @@ row 'the same, with the network turned off by the client' -offline/run-report ne
 echo
 echo '  RUN is not in the jail of any of them. Turning its network off is what --network none, force-network-mode=none and'
 echo '  --hermetic do; ktl alone fails when the builder is too old to honour it. ktl'\''s host side keeps your rights as well; it'
-echo '  dials, starts the jail and answers its questions by rule, and parses nothing that a builder sends.'
+echo '  dials, starts the jail and answers its questions by rule, and parses nothing that a builder sends. A builder that is in'
+echo '  a jail itself is ktl build --builder jail://; this one is not.'
 
 title 'Claims'
 all() {
