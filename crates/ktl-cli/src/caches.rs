@@ -46,20 +46,26 @@ fn failed<'a>(what: &'a str, path: &'a Path) -> impl Fn(io::Error) -> Failure + 
 
 impl PendingCaches {
     pub fn open(stores: &[CacheStore]) -> Result<PendingCaches, Failure> {
-        let mut pending = PendingCaches::default();
         if stores.is_empty() {
-            return Ok(pending);
+            return Ok(PendingCaches::default());
         }
-        let mut tidier = Tidier::start()
+        let tidier = Tidier::start()
             .map_err(|error| Failure::internal(format!("failed to start a second ktl: {error}")))?;
+        PendingCaches::watched(stores, Some(tidier))
+    }
+
+    fn watched(stores: &[CacheStore], mut tidier: Option<Tidier>) -> Result<PendingCaches, Failure> {
+        let mut pending = PendingCaches::default();
         for store in stores {
             let made = !store.dest.exists();
             fs::create_dir_all(&store.dest).map_err(failed("create", &store.dest))?;
-            tidier.watch(&store.staging).map_err(failed("have somebody watch over", &store.staging))?;
+            if let Some(tidier) = &mut tidier {
+                tidier.watch(&store.staging).map_err(failed("have somebody watch over", &store.staging))?;
+            }
             pending.stores.push(PendingStore { store: store.clone(), made });
             DirBuilder::new().mode(0o700).create(&store.staging).map_err(failed("create", &store.staging))?;
         }
-        pending._tidier = Some(tidier);
+        pending._tidier = tidier;
         Ok(pending)
     }
 
@@ -210,11 +216,11 @@ mod tests {
             tag: "latest".to_owned(),
             reset,
         };
-        drop(PendingCaches::open(&[store(false)]).unwrap());
+        drop(PendingCaches::watched(&[store(false)], None).unwrap());
         assert!(!dest.exists(), "a build that failed leaves nothing");
 
         for (layer, manifest, reset) in [('a', 'b', false), ('c', 'd', true)] {
-            let pending = PendingCaches::open(&[store(reset)]).unwrap();
+            let pending = PendingCaches::watched(&[store(reset)], None).unwrap();
             let blobs = dest.join(".ktl-n-cache-0/blobs/sha256");
             fs::create_dir_all(&blobs).unwrap();
             fs::write(blobs.join(sha(layer).hex()), "layer").unwrap();
