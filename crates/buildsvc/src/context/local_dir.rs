@@ -54,7 +54,7 @@ impl LocalDir {
     pub fn open(name: &str, path: &Path) -> io::Result<LocalDir> {
         let root = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         #[allow(clippy::useless_conversion)]
-        let inodes_last = fstatfs(&root).is_ok_and(|found| i64::from(found.f_type) != FUSE);
+        let inodes_last = !fstatfs(&root).is_ok_and(|found| i64::from(found.f_type) == FUSE);
         Ok(LocalDir {
             name: name.into(),
             root: Arc::new(root),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Place;
+use crate::broker::find_program;
 use crate::cli::{PrivateFlags, RuntimeChoice};
 use crate::env::Env;
 use crate::exit::Exit;
@@ -39,12 +40,7 @@ impl Settings {
     pub fn resolve(place: Place, flags: &PrivateFlags, env: &Env) -> Result<Settings, Failure> {
         let search = env.text("PATH").unwrap_or_default();
         let facts = crate::commands::build::facts(env)?;
-        let on_path = |name: &str| {
-            std::env::split_paths(&search)
-                .filter(|dir| dir.is_absolute())
-                .map(|dir| dir.join(name))
-                .find(|path| path.is_file())
-        };
+        let on_path = |name: &str| find_program(OsStr::new(&search), name);
         let buildkitd = match &flags.buildkitd_bin {
             Some(path) => facts.cwd.join(path),
             None => on_path("buildkitd").ok_or_else(|| missing("buildkitd"))?,
