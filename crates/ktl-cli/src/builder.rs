@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use crate::cli::BuilderFlags;
 use crate::env::{self, Env};
+use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::plan::Hermetic;
 
 /// Name of the private builder that is meant without one.
 pub const DEFAULT_NAME: &str = "default";
@@ -40,6 +42,11 @@ impl fmt::Display for Address {
 }
 
 impl Address {
+    /// Whether the daemon there is one that ktl itself has started in a jail.
+    pub fn is_private(&self) -> bool {
+        matches!(self, Address::Jail(_) | Address::Ephemeral)
+    }
+
     /// Reads `unix://PATH` (also `unix:PATH` and a bare absolute path), `tcp://HOST:PORT`,
     /// `jail://[NAME]` or `jail://?ephemeral`.
     pub fn parse(text: &str) -> Result<Address, String> {
@@ -122,6 +129,35 @@ pub fn candidates(flags: &BuilderFlags, env: &Env) -> Result<Vec<Candidate>, Fai
     Ok(found)
 }
 
+/// The candidates of a build. Only a private daemon has its network taken away by ktl, so a hermetic build that names none has
+/// one, whatever else runs on this machine.
+///
+/// # Errors
+/// Also when a builder was named that could prove nothing, and the build wants proof.
+pub fn of_build(flags: &BuilderFlags, env: &Env, hermetic: Hermetic) -> Result<Vec<Candidate>, Failure> {
+    let found = candidates(flags, env)?;
+    if !hermetic.is_on() {
+        return Ok(found);
+    }
+    match found.first().filter(|candidate| candidate.demanded) {
+        None => Ok(vec![Candidate {
+            address: Address::Jail(DEFAULT_NAME.to_owned()),
+            named_by: "--hermetic",
+            demanded: true,
+        }]),
+        Some(named) if hermetic == Hermetic::BestEffort || named.address.is_private() => Ok(found),
+        Some(Candidate { address, named_by, .. }) => Err(Failure::new(
+            Exit::Policy,
+            format!("--hermetic: the builder at {address} (named by {named_by}) cannot prove that a build had no network"),
+        )
+        .hint(
+            "It runs with a network of its own, which nothing in a request takes away. --builder jail:// is a builder that ktl \
+             starts without one.",
+        )
+        .hint("--hermetic=best-effort takes this builder for what it can do, and lists what is not proven.")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +197,45 @@ mod tests {
     }
 
     #[test]
+    fn hermetic_builds_go_to_private_builders() {
+        let none: &[(&str, &str)] = &[];
+        for (flag, env, hermetic, expected) in [
+            (None, none, Hermetic::Required, Ok("jail://default")),
+            (None, none, Hermetic::BestEffort, Ok("jail://default")),
+            (Some("jail://"), &[("BUILDKIT_HOST", "unix:///b")], Hermetic::Required, Ok("jail://default")),
+            (Some("jail://?ephemeral"), none, Hermetic::Required, Ok("jail://?ephemeral")),
+            (None, &[("KTL_BUILDER", "jail://x")], Hermetic::Required, Ok("jail://x")),
+            (Some("unix:///b"), none, Hermetic::BestEffort, Ok("unix:///b")),
+            (None, &[("BUILDKIT_HOST", "tcp://b:1")], Hermetic::BestEffort, Ok("tcp://b:1")),
+            (Some("unix:///b"), none, Hermetic::Required, Err("named by --builder")),
+            (None, &[("KTL_BUILDER", "unix:///b")], Hermetic::Required, Err("named by KTL_BUILDER")),
+            (
+                None,
+                &[("BUILDKIT_HOST", "unix:///var/run/docker.sock")],
+                Hermetic::Required,
+                Err("BUILDKIT_HOST"),
+            ),
+            (Some("unix:///b"), none, Hermetic::Off, Ok("unix:///b")),
+        ] {
+            let flags = BuilderFlags { builder: flag.map(str::to_owned), ..BuilderFlags::default() };
+            match (of_build(&flags, &Env::of(env), hermetic), expected) {
+                (Ok(found), Ok(address)) => {
+                    let found: Vec<String> = found.iter().map(|found| found.address.to_string()).collect();
+                    assert_eq!(found, [address], "{flag:?} {env:?}");
+                }
+                (Err(failure), Err(part)) => {
+                    let text = failure.to_string();
+                    assert_eq!(failure.exit, Exit::Policy);
+                    for part in [part, "--builder jail://", "--hermetic=best-effort"] {
+                        assert!(text.contains(part), "{part}: {text}");
+                    }
+                }
+                (found, _) => panic!("{flag:?} {env:?}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn a_given_builder_ends_the_search() {
         let mut flags = BuilderFlags::default();
         let env = Env::of(&[
@@ -181,6 +256,6 @@ mod tests {
             ["unix:///run/buildkit/buildkitd.sock", "unix:///run/user/7/buildkit/buildkitd.sock"]
         );
         flags.builder = Some("nonsense".into());
-        assert_eq!(candidates(&flags, &env).unwrap_err().exit, crate::exit::Exit::Usage);
+        assert_eq!(candidates(&flags, &env).unwrap_err().exit, Exit::Usage);
     }
 }

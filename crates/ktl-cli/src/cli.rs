@@ -16,6 +16,7 @@ use crate::commands::builder::BuilderArgs;
 use crate::commands::sandbox::SandboxArgs;
 use crate::display::Mode;
 use crate::exit;
+use crate::plan::Hermetic;
 pub use step::StepFlags;
 
 /// Build container images from inside a jail
@@ -276,9 +277,11 @@ pub struct SandboxFlags {
     /// Tell from inside the jail, before the build starts, whether a path is visible there (repeatable)
     #[arg(long, value_name = "PATH")]
     pub sandbox_probe_path: Vec<PathBuf>,
-    /// No network: none for the jail, and none for RUN; exit 5 when the builder cannot promise that
-    #[arg(long)]
-    pub hermetic: bool,
+    /// No network: none for the jail, and none for RUN; exit 5 when that cannot be had. Needs a private builder, and takes
+    /// jail://default when none is named; `best-effort` takes any, and lists what is then not proven [also: --locked]
+    #[arg(long, alias = "locked", value_enum, value_name = "best-effort", num_args = 0..=1, require_equals = true,
+          default_missing_value = "required", default_value = "off", hide_default_value = true, hide_possible_values = true)]
+    pub hermetic: Hermetic,
 }
 
 /// What decides how the jail is made; the same for a build and for a look at it.

@@ -295,7 +295,7 @@ async fn converse(
         client = Client::over(stream) => client?,
         () = cancel.cancelled() => return Err(BuildError::Cancelled.into()),
     };
-    if plan.hermetic {
+    if plan.hermetic.is_on() {
         let limit = plan.patience.answer;
         let (info, workers) = tokio::select! {
             answers = async { tokio::try_join!(client.info(limit), client.workers(limit)) } => answers?,

@@ -17,6 +17,7 @@ mod exit;
 mod failure;
 mod gate;
 mod guest;
+mod hermetic;
 mod launch;
 mod log;
 mod look;

@@ -26,6 +26,7 @@ use crate::env::{self, Env};
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 use crate::guest::{self, Ends, GuestResult};
+use crate::hermetic;
 use crate::launch::{self, Handed};
 use crate::log::Log;
 use crate::outputs::{self, Opened, PendingFile};
@@ -60,14 +61,20 @@ fn build(
     ui: &Ui,
 ) -> Result<Exit, Failure> {
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
-    let candidates = builder::candidates(&args.builder, env)?;
-    let network = if plan.hermetic { Network::None } else { Network::Host };
+    let candidates = builder::of_build(&args.builder, env, plan.hermetic)?;
+    let private = candidates.first().is_some_and(|candidate| candidate.address.is_private());
+    let network = if plan.hermetic.is_on() { Network::None } else { Network::Host };
     if host.sandbox.is_none() {
         ui.line(format_args!("[sandbox] off: this build's client runs with all your rights"));
     }
     let (connection, _lease) =
         start::dial(candidates, tls.as_ref(), &args.builder.private, network, env, ui)?;
     plan.builder = connection.address.to_string();
+    if plan.hermetic.is_on() && !private {
+        for claim in hermetic::UNPROVEN {
+            ui.line(format_args!("[hermetic] unproven: {claim}"));
+        }
+    }
 
     let mut files = ResultFiles::open(host, &plan.nonce)?;
     for warning in &host.warnings {

@@ -20,7 +20,7 @@ const POLICY_LIMIT: u64 = 1 << 20;
 pub fn add(args: &BuildArgs, env: &Env, facts: &Facts, build: &mut Build) -> Result<(), Failure> {
     let flags = &args.step;
     let entitlements = entitlements(flags)?;
-    if args.sandbox.hermetic {
+    if args.sandbox.hermetic.is_on() {
         refuse_holes(flags, &entitlements)?;
     }
     build.entitlements = entitlements.iter().map(Entitlement::to_string).collect();

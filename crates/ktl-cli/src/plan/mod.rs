@@ -10,6 +10,7 @@ mod attributes;
 mod caches;
 mod call;
 mod contexts;
+mod hermetic;
 mod inputs;
 mod results;
 mod sandbox;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 pub use attestations::Metadata;
 pub use caches::CacheStore;
 pub use call::Call;
+pub use hermetic::Hermetic;
 pub use sandbox::{HostBind, LogPlan, SandboxPlan, client_log_plan, log_plan, sandbox_plan};
 pub use sealed::{ExecPlan, GuestPlan, LookPlan, Sealing};
 pub use trust::names;
@@ -47,7 +49,7 @@ use inputs::Inputs;
 use results::Results;
 
 /// Raised whenever a [`GuestPlan`] changes its meaning; the guest refuses every other.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Where things are inside the jail.
 pub mod guest_path {
@@ -90,8 +92,7 @@ pub struct BuildPlan {
     pub patience: Patience,
     /// What the metadata file is to hold, where there is one.
     pub metadata: Option<Metadata>,
-    /// The builder must be able to keep RUN off the network.
-    pub hermetic: bool,
+    pub hermetic: Hermetic,
     /// The builder's address, for messages.
     pub builder: String,
     /// What the jail promises; `None` when the user chose to run without.
@@ -244,8 +245,9 @@ pub fn resolve(
         .collect::<Result<_, _>>()?;
 
     let cache = cache_dir(env, facts)?;
-    let mut sandbox =
-        jailed.then(|| sandbox_plan(&args.sandbox.jail, args.sandbox.hermetic, env, facts)).transpose()?;
+    let mut sandbox = jailed
+        .then(|| sandbox_plan(&args.sandbox.jail, args.sandbox.hermetic.is_on(), env, facts))
+        .transpose()?;
     let login_file = sandbox.as_mut().and_then(|sandbox| trust::login_file(&mut sandbox.binds));
 
     let mut shared = Shared { jailed, caps: inputs.caps().into_iter().collect(), ..Shared::default() };
@@ -313,7 +315,7 @@ pub fn resolve(
     };
     attributes::add(args, env, facts, &mut plan.build)?;
     attestations::add(args, env, &mut plan.build)?;
-    if args.sandbox.hermetic {
+    if args.sandbox.hermetic.is_on() {
         plan.build.without_network();
     }
     let host = HostPlan {

@@ -71,7 +71,7 @@ pub fn refuse_jail_flags_without_jail(args: &BuildArgs) -> Result<(), Failure> {
         ("--sandbox-logs", args.sandbox.log.sandbox_logs),
         ("--sandbox-log-file", args.sandbox.log.sandbox_log_file.is_some()),
         ("--json", args.sandbox.json),
-        ("--hermetic", args.sandbox.hermetic),
+        ("--hermetic", args.sandbox.hermetic.is_on()),
     ];
     match given.iter().find(|(_, given)| *given) {
         Some((flag, _)) => {

@@ -116,6 +116,8 @@ fn flags_become_attributes_of_the_frontend() {
             &[("memory", "2048"), ("memswap", "-1"), ("cpushares", "7"), ("cpusetcpus", "0")],
         ),
         (&["ctx", "--no-cache-filter", "a,b", "--no-cache-filter", "c"], &[], &[("no-cache", "a,b,c")]),
+        (&["ctx", "--locked"], &[], &[("force-network-mode", "none")]),
+        (&["ctx", "--hermetic=off"], &[], &[]),
         (&["ctx", "--hermetic"], &[], &[("force-network-mode", "none"), ("cmdline", "")]),
     ] {
         let got = attrs(args, env);
