@@ -22,6 +22,12 @@ pub enum DigestError {
 }
 
 impl Digest {
+    /// Of a finished sum.
+    pub fn sha256(sum: &[u8; 32]) -> Digest {
+        let hex: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+        Digest(format!("sha256:{hex}"))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -18,6 +18,7 @@ pub mod export;
 mod failure;
 mod gateway;
 pub mod identity;
+pub mod lock;
 pub mod ocilayout;
 pub mod output;
 pub mod patience;

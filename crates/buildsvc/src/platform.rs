@@ -91,8 +91,25 @@ impl Platform {
         Ok(platforms)
     }
 
+    /// This platform, then those whose programs its processor runs as well, the better ones first: lower variants of arm, amd64
+    /// and arm64.
+    pub fn with_lesser(&self) -> Vec<Platform> {
+        let number = |variant: &str| variant.strip_prefix('v').and_then(|number| number.parse::<u8>().ok());
+        let lesser: Vec<String> = match (self.architecture.as_str(), number(&self.variant)) {
+            ("arm", Some(own @ 6..=9)) => (5..own).rev().map(|lower| format!("v{lower}")).collect(),
+            // The first is the usual one, which has no name.
+            ("amd64", Some(own @ 2..=9)) => {
+                (2..own).rev().map(|lower| format!("v{lower}")).chain([String::new()]).collect()
+            }
+            ("arm64", Some(9)) => vec![String::new()],
+            _ => Vec::new(),
+        };
+        let lesser = lesser.into_iter().map(|variant| Platform { variant, ..self.clone() });
+        std::iter::once(self.clone()).chain(lesser).collect()
+    }
+
     /// What wire types hold, put into normal form.
-    pub(crate) fn of(os: &str, architecture: &str, variant: &str) -> Platform {
+    pub fn of(os: &str, architecture: &str, variant: &str) -> Platform {
         normal(os, architecture, variant)
     }
 }
