@@ -11,6 +11,7 @@ const ROOTS: &[&str] = &[
     "github.com/moby/buildkit/session/secrets/secrets.proto",
     "github.com/moby/buildkit/session/sshforward/ssh.proto",
     "github.com/moby/buildkit/session/upload/upload.proto",
+    "github.com/moby/buildkit/sourcepolicy/policysession/policysession.proto",
     "github.com/tonistiigi/fsutil/types/wire.proto",
     "google/rpc/status.proto",
     "grpc/health/v1/health.proto",

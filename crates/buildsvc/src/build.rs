@@ -52,6 +52,9 @@ pub struct Build {
     pub entitlements: Vec<String>,
     /// Which sources may be used. A daemon that cannot promise to keep to it builds nothing.
     pub source_policy: Option<SourcePolicy>,
+    /// Steps have the daemon's proxy for a network, which asks the session about each request of theirs. A daemon that has no such
+    /// proxy builds nothing.
+    pub proxy_network: bool,
     /// Names under which steps find the machine of the daemon, whose address only the daemon knows.
     pub gateway_hosts: Vec<String>,
     /// Where nothing is said of provenance, have the least of it attached to images, if the daemon can.
@@ -125,6 +128,15 @@ impl Build {
         if self.source_policy.is_some() {
             let (info, workers) = tokio::try_join!(client.info(answer), client.workers(answer))?;
             version::supports_source_policy(&info, &workers)?;
+        }
+        if self.proxy_network {
+            let (info, workers) = tokio::try_join!(client.info(answer), client.workers(answer))?;
+            version::supports_proxy_network(&info, &workers)?;
+            let capable = gateway::capabilities(client, answer).await?;
+            if !capable.contains(PROXY_NETWORK) {
+                let what = format!("put steps behind its proxy: it does not have {PROXY_NETWORK}");
+                return Err(BuildError::Unenforceable { version: info.version, what });
+            }
         }
         Ok(())
     }
@@ -220,6 +232,7 @@ impl Build {
             internal: self.question.is_some(),
             entitlements: self.entitlements.clone(),
             source_policy: self.source_policy.as_ref().map(SourcePolicy::to_wire),
+            proxy_network: self.proxy_network,
             ..wire::SolveRequest::default()
         }
     }
@@ -227,6 +240,8 @@ impl Build {
 
 const PROVENANCE: &str = "attest:provenance";
 const ADD_HOSTS: &str = "add-hosts";
+/// Capability of a daemon that has a proxy for steps.
+const PROXY_NETWORK: &str = "exec.meta.network.proxy";
 /// The daemon's word for the address of its machine, a label of its workers.
 const GATEWAY_LABEL: &str = "org.mobyproject.buildkit.worker.moby.host-gateway-ip";
 
@@ -258,9 +273,10 @@ pub async fn run(
         build.admit(client, patience.answer).await?;
         let hosts = build.hosts(client, patience.answer).await?;
         let build = build.completed(client, session.host.as_ref(), patience.answer).await?;
-        Ok::<_, BuildError>((build, session.open(client, patience.answer).await?, hosts))
+        let verifies = session.verifier.is_some();
+        Ok::<_, BuildError>((build, session.open(client, patience.answer).await?, hosts, verifies))
     };
-    let (build, mut attached, hosts) = tokio::select! {
+    let (build, mut attached, hosts, verifies) = tokio::select! {
         biased;
         () = cancel.cancelled() => return Err(BuildError::Cancelled),
         () = &mut time_is_over => return Err(too_late()),
@@ -278,6 +294,9 @@ pub async fn run(
     let outcome = {
         let mut control = client.control();
         let mut request = build.request(&reference, attached.id());
+        if verifies {
+            attached.id().clone_into(&mut request.source_policy_session);
+        }
         request.frontend_attrs.extend(hosts.map(|hosts| (ADD_HOSTS.to_owned(), hosts)));
         let mut asking = build.question.is_some();
         let frontend = if asking { std::mem::take(&mut request.frontend) } else { String::new() };

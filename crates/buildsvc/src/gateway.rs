@@ -4,13 +4,18 @@
 //! frontend for once: it has the daemon ask the real one, and hands the answer back. Follows moby/buildkit `client/build.go`
 //! and `frontend/subrequests`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use prost::Message as _;
+use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use crate::client::{Client, MAX_MESSAGE};
+use crate::client::{self, Client, MAX_MESSAGE};
+use crate::error::BuildError;
+use crate::identity;
 use crate::proto::google::rpc;
+use crate::proto::moby::buildkit::v1 as control;
 use crate::proto::moby::buildkit::v1::frontend as wire;
 use crate::status::bounded;
 use wire::llb_bridge_client::LlbBridgeClient;
@@ -27,9 +32,7 @@ pub(crate) async fn ask(
     frontend: String,
     attrs: BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, Status> {
-    let mut bridge = LlbBridgeClient::new(client.channel())
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
+    let mut bridge = bridge(client);
     // The daemon waits a while for the solve to begin.
     bridge.ping(within(reference, wire::PingRequest {})?).await?;
     let question = wire::SolveRequest {
@@ -58,6 +61,37 @@ pub(crate) async fn ask(
     };
     bridge.r#return(within(reference, end)?).await?;
     answer
+}
+
+/// What the daemon's builds may contain, as it tells those who drive one: ids such as `exec.meta.network`. So one is driven that
+/// contains nothing.
+pub(crate) async fn capabilities(client: &Client, limit: Duration) -> Result<BTreeSet<String>, BuildError> {
+    const DURING: &str = "the question for capabilities";
+    let reference = identity::fresh();
+    let request = control::SolveRequest {
+        r#ref: reference.clone(),
+        cache: Some(control::CacheOptions::default()),
+        internal: true,
+        ..control::SolveRequest::default()
+    };
+    let mut control = client.control();
+    let mut bridge = bridge(client);
+    let asking = async {
+        let pong = bridge.ping(within(&reference, wire::PingRequest {})?).await?.into_inner();
+        let nothing = wire::ReturnRequest { result: Some(wire::Result::default()), error: None };
+        bridge.r#return(within(&reference, nothing)?).await?;
+        Ok::<_, Status>(pong.llb_caps)
+    };
+    let asked = async { tokio::join!(control.solve(request), asking).1 };
+    let caps = client.ask(DURING, limit, asked).await?;
+    let caps = caps.map_err(|status| client::refused(DURING, &status))?;
+    Ok(caps.into_iter().filter(|cap| cap.enabled).map(|cap| cap.id).collect())
+}
+
+fn bridge(client: &Client) -> LlbBridgeClient<Channel> {
+    LlbBridgeClient::new(client.channel())
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE)
 }
 
 fn within<T>(reference: &str, message: T) -> Result<Request<T>, Status> {

@@ -11,6 +11,7 @@ pub mod csv;
 pub mod digest;
 pub mod dockerconfig;
 pub mod dockerfile;
+pub mod egress;
 pub mod entitlement;
 pub mod error;
 pub mod event;

@@ -57,6 +57,11 @@ pub fn supports_source_policy(info: &DaemonInfo, workers: &[Worker]) -> Result<(
     promised_since(Version::new(0, 11, 0), "keep to a source policy", info, workers)
 }
 
+/// Whether the daemon can give steps its own proxy for a network, and asks the session about each source and each request.
+pub fn supports_proxy_network(info: &DaemonInfo, workers: &[Worker]) -> Result<(), BuildError> {
+    promised_since(Version::new(0, 31, 0), "put steps behind its proxy", info, workers)
+}
+
 /// These are security promises, so a daemon whose version cannot be read is refused too, and so is one of several workers
 /// that does not say the same.
 fn promised_since(
@@ -121,6 +126,15 @@ mod tests {
             let workers: Vec<Worker> = workers.iter().map(|version| worker(version)).collect();
             let verdict = supports_forced_network(&DaemonInfo { version: daemon.to_owned() }, &workers);
             assert_eq!(verdict.is_ok(), ok, "{daemon} {workers:?}");
+        }
+    }
+
+    #[test]
+    fn proxy_networks() {
+        for (daemon, ok) in [("v0.31.0", true), ("v0.30.9", false), ("", false), ("5a9ea6c31b4c", false)] {
+            let verdict = supports_proxy_network(&DaemonInfo { version: daemon.to_owned() }, &[]);
+            assert_eq!(verdict.is_ok(), ok, "{daemon}");
+            assert!(matches!(verdict, Ok(()) | Err(BuildError::Unenforceable { .. })));
         }
     }
 

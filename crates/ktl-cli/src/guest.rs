@@ -347,6 +347,7 @@ fn session(
         agents: plan.agents.iter().cloned().collect(),
         stores: Default::default(),
         upload: None,
+        verifier: None,
     };
     let hidden = crate::outputs::staging_name(&plan.nonce);
     for local in &plan.locals {

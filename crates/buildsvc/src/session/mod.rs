@@ -15,6 +15,7 @@ mod filesend;
 mod filesync;
 mod health;
 pub mod host;
+pub mod policy;
 mod secrets;
 #[cfg(test)]
 mod services_tests;
@@ -39,6 +40,7 @@ use crate::export::Receiver;
 use crate::proto::containerd::services::content::v1::content_server::ContentServer;
 use crate::proto::grpc::health::v1::health_server::HealthServer;
 use crate::proto::moby::buildkit::secrets::v1::secrets_server::SecretsServer;
+use crate::proto::moby::buildkit::v1::sourcepolicy::policysession::policy_verifier_server::PolicyVerifierServer;
 use crate::proto::moby::filesync::v1::auth_server::AuthServer;
 use crate::proto::moby::filesync::v1::file_sync_server::FileSyncServer;
 use crate::proto::moby::sshforward::v1::ssh_server::SshServer;
@@ -68,6 +70,8 @@ pub struct Session {
     pub stores: BTreeMap<String, ContentStore>,
     /// The context where it is an archive.
     pub upload: Option<Upload>,
+    /// Decides about each source; the build names the session for it.
+    pub verifier: Option<Arc<dyn policy::Verifier>>,
 }
 
 /// An archive that the daemon fetches once. The attribute `context` names it by its [`Upload::url`].
@@ -179,6 +183,11 @@ impl Session {
         if let Some(upload) = self.upload {
             methods.extend(upload::METHODS);
             router = router.add_service(UploadServer::new(upload::Archive::new(upload)));
+        }
+        if let Some(verifier) = self.verifier {
+            methods.extend(policy::METHODS);
+            let service = PolicyVerifierServer::new(policy::Policy(verifier));
+            router = router.add_service(service.max_decoding_message_size(MAX_MESSAGE));
         }
         Services { router, methods, deliveries, handlers }
     }

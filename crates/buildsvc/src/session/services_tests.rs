@@ -17,8 +17,12 @@ use crate::proto::fsutil::types::Packet;
 use crate::proto::fsutil::types::packet::PacketType;
 use crate::proto::grpc::health::v1 as health_wire;
 use crate::proto::moby::buildkit::secrets::v1 as secrets_wire;
+use crate::proto::moby::buildkit::v1::frontend as frontend_wire;
+use crate::proto::moby::buildkit::v1::sourcepolicy::PolicyAction;
+use crate::proto::moby::buildkit::v1::sourcepolicy::policysession as policy_wire;
 use crate::proto::moby::filesync::v1 as wire;
 use crate::proto::moby::sshforward::v1 as ssh_wire;
+use crate::proto::pb;
 
 /// What every question is answered with.
 #[derive(Debug, Clone, Copy)]
@@ -100,8 +104,59 @@ async fn serve(mood: Mood, ids: &[&str], outputs: Vec<Option<Output>>) -> Served
         agents: ids.iter().map(|id| id.to_string()).collect(),
         stores: BTreeMap::new(),
         upload: None,
+        verifier: None,
     };
     let Services { router, methods, deliveries, handlers } = session.services();
+    let channel = connect(router).await;
+    Served { channel, answers, methods, deliveries, handlers }
+}
+
+/// Allows what has this beginning.
+#[derive(Debug)]
+struct Beginning(&'static str);
+
+impl policy::Verifier for Beginning {
+    fn check(&self, source: &policy::Source) -> Result<(), String> {
+        source.identifier.starts_with(self.0).then_some(()).ok_or_else(|| "not on the list".to_owned())
+    }
+}
+
+#[tokio::test]
+async fn sources_are_decided_one_by_one() {
+    let session = Session {
+        shared_key: String::new(),
+        locals: BTreeMap::new(),
+        outputs: Vec::new(),
+        host: Arc::new(Answers { mood: Mood::OffersNothing, asked: AtomicUsize::new(0) }),
+        secrets: Default::default(),
+        agents: Default::default(),
+        stores: BTreeMap::new(),
+        upload: None,
+        verifier: Some(Arc::new(Beginning("https://good.example/"))),
+    };
+    let services = session.services();
+    assert!(services.methods.contains(&policy::METHODS[0]));
+    let channel = connect(services.router).await;
+    let mut client = policy_wire::policy_verifier_client::PolicyVerifierClient::new(channel);
+    for (identifier, action) in [
+        ("https://good.example/a", PolicyAction::Allow),
+        ("https://evil.example/", PolicyAction::Deny),
+        ("", PolicyAction::Deny),
+    ] {
+        let source = pb::SourceOp { identifier: identifier.to_owned(), ..pb::SourceOp::default() };
+        let source = frontend_wire::ResolveSourceMetaResponse { source: Some(source) };
+        let request = policy_wire::CheckPolicyRequest { source: Some(source), ..Default::default() };
+        let answer = client.check_policy(request).await.unwrap().into_inner().result.unwrap();
+        let policy_wire::check_policy_response::Result::Decision(decision) = answer;
+        assert_eq!(decision.action(), action, "{identifier}");
+        let said = decision.deny_messages.iter().any(|deny| deny.message == "not on the list");
+        assert_eq!(said, action == PolicyAction::Deny, "{identifier}");
+    }
+    let nothing = policy_wire::CheckPolicyRequest::default();
+    assert_eq!(code(client.check_policy(nothing).await), Code::InvalidArgument);
+}
+
+async fn connect(router: Router) -> Channel {
     let (daemon, ours) = tokio::io::duplex(1 << 16);
     router.serve_with_incoming(tokio_stream::once(Ok::<_, Infallible>(ours))).await.unwrap();
     let mut once = Some(TokioIo::new(daemon));
@@ -109,8 +164,7 @@ async fn serve(mood: Mood, ids: &[&str], outputs: Vec<Option<Output>>) -> Served
         let stream = once.take().ok_or_else(|| std::io::Error::other("only one connection"));
         async move { stream }
     });
-    let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap();
-    Served { channel, answers, methods, deliveries, handlers }
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap()
 }
 
 fn code<T: std::fmt::Debug>(reply: Result<T, Status>) -> Code {
