@@ -11,6 +11,7 @@ use crate::env::{self, Env};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::plan::Hermetic;
+use crate::private::trust;
 
 /// Name of the private builder that is meant without one.
 pub const DEFAULT_NAME: &str = "default";
@@ -100,8 +101,12 @@ pub struct Candidate {
     pub demanded: bool,
 }
 
-/// The candidates in the order of discovery. A name that was given ends the search.
+/// The candidates in the order of discovery. A name that was given ends the search, and a trust leaves private ones only.
 pub fn candidates(flags: &BuilderFlags, env: &Env) -> Result<Vec<Candidate>, Failure> {
+    trust::keep(discovered(flags, env)?, &flags.private, env)
+}
+
+fn discovered(flags: &BuilderFlags, env: &Env) -> Result<Vec<Candidate>, Failure> {
     let given = [
         (flags.builder.clone(), "--builder"),
         (env.text(env::KTL_BUILDER), env::KTL_BUILDER),

@@ -253,6 +253,10 @@ pub struct BuilderFlags {
 /// How a private builder is run.
 #[derive(Debug, Default, Args)]
 pub struct PrivateFlags {
+    /// Whom the build comes from, such as `fork`: a private builder of its own, NAME@TRUST, whose cache no build of another
+    /// trust reads or writes. Any other kind of builder is refused [also: KTL_TRUST]
+    #[arg(long, value_name = "NAME")]
+    pub trust: Option<String>,
     /// The buildkitd of a private builder [default: buildkitd on PATH]
     #[arg(long, value_name = "PATH")]
     pub buildkitd_bin: Option<PathBuf>,

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 /// Address of the builder when `--builder` is not given.
 pub const KTL_BUILDER: &str = "KTL_BUILDER";
+/// Whom private builders are kept for, as `--trust`.
+pub const KTL_TRUST: &str = "KTL_TRUST";
 /// Address of the builder, as buildctl reads it; after [`KTL_BUILDER`].
 pub const BUILDKIT_HOST: &str = "BUILDKIT_HOST";
 /// Style of the progress, as `--progress`.

@@ -15,7 +15,8 @@ use crate::ui::Ui;
 /// Look after private builders: those that `--builder jail://NAME` starts
 ///
 /// A private builder is a buildkitd in a jail of its own. It is started when a command needs it and stops by itself when
-/// nobody has used it for a while (--idle-timeout); its cache stays. NAME has one of each network, which share nothing.
+/// nobody has used it for a while (--idle-timeout); its cache stays. NAME has one of each network, which share nothing;
+/// NAME@TRUST is that of a trust (--trust).
 #[derive(Debug, Args)]
 pub struct BuilderArgs {
     #[command(subcommand)]

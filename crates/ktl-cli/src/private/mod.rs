@@ -19,6 +19,7 @@ mod settings;
 pub mod start;
 pub mod stop;
 pub mod supervisor;
+pub mod trust;
 
 pub use lock::Lock;
 pub use place::{Network, Place};

@@ -1,8 +1,8 @@
 //! Where a private daemon's state lies, and what is in it.
 //!
-//! `STATE/daemons/NAME/NETWORK/` holds `state` (the daemon's own: cache, snapshots, images), `run` (its sockets), `log`,
-//! `daemon.json` (the [`Record`](super::Record) of the one that runs), `ids`, and the locks. Daemons with different names or
-//! networks share nothing: what an untrusted build leaves behind feeds no other.
+//! `STATE/daemons/NAME[@TRUST]/NETWORK/` holds `state` (the daemon's own: cache, snapshots, images), `run` (its sockets), `log`,
+//! `daemon.json` (the [`Record`](super::Record) of the one that runs), `ids`, and the locks. Daemons with different names,
+//! trusts or networks share nothing: what an untrusted build leaves behind feeds no other.
 
 use std::fmt;
 use std::fs::{self, DirBuilder};
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::trust;
 use crate::env::Env;
 use crate::failure::Failure;
 
@@ -40,6 +41,7 @@ impl fmt::Display for Network {
 /// One daemon's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
+    /// `NAME`, or `NAME@TRUST`.
     pub name: String,
     pub network: Network,
     dir: PathBuf,
@@ -48,10 +50,10 @@ pub struct Place {
 impl Place {
     /// The place of `name`, whether or not anything is there yet.
     pub fn of(name: &str, network: Network, env: &Env) -> Result<Place, Failure> {
-        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-        if name.is_empty() || name.len() > 32 || !name.chars().all(good) {
+        let (own, of_trust) = name.split_once(trust::MARK).unwrap_or((name, "none"));
+        if !trust::is_name(own) || !trust::is_name(of_trust) {
             return Err(Failure::usage(format!("`{name}` is no name for a private builder"))
-                .hint("Use 1 to 32 of a-z, 0-9, - and _."));
+                .hint(format!("{} NAME@TRUST is that of a trust.", trust::NAMES)));
         }
         let dir = root(env)?.join(name).join(network.to_string());
         let place = Place { name: name.to_owned(), network, dir };
@@ -180,13 +182,18 @@ mod tests {
     fn names_are_names_and_places_are_found_again() {
         let dir = tempfile::tempdir().unwrap();
         let env = Env::of(&[("KTL_STATE_DIR", dir.path().to_str().unwrap())]);
-        for wrong in ["", "..", "a/b", "A", "a b", &"x".repeat(33)] {
+        for wrong in ["", "..", "a/b", "A", "a b", &"x".repeat(33), "@", "a@", "@a", "a@b@c", "a@..", "a@B"] {
             assert_eq!(Place::of(wrong, Network::None, &env).unwrap_err().exit.code(), 2, "{wrong}");
         }
         let place = Place::of("default", Network::Host, &env).unwrap();
         assert!(!place.exists() && Place::all(&env).unwrap().is_empty());
         place.make().unwrap();
         assert_eq!(Place::all(&env).unwrap(), std::slice::from_ref(&place));
+        let forks = Place::of("default@fork", Network::Host, &env).unwrap();
+        forks.make().unwrap();
+        assert_eq!(Place::all(&env).unwrap(), [place.clone(), forks.clone()]);
+        assert!(!forks.dir().starts_with(place.dir().parent().unwrap()));
+        fs::remove_dir_all(forks.dir().parent().unwrap()).unwrap();
         // Where others may write, they could put their own in its place.
         let daemons = dir.path().join("daemons");
         fs::set_permissions(&daemons, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();

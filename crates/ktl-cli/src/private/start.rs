@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::settings::Settings;
 use super::supervisor::{self, COMMAND, READY};
-use super::{Lock, Network, Place, Record, stop};
+use super::{Lock, Network, Place, Record, stop, trust};
 use crate::builder::{Address, Candidate, DEFAULT_NAME};
 use crate::cli::PrivateFlags;
 use crate::dial::{self, Connection};
@@ -36,10 +36,14 @@ pub fn ensure(
     let mut found = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let settings = match &candidate.address {
-            Address::Jail(name) => Settings::resolve(Place::of(name, network, env)?, flags, env)?,
+            Address::Jail(name) => {
+                let name = trust::name(name, flags, env)?;
+                Settings::resolve(Place::of(&name, network, env)?, flags, env)?
+            }
             Address::Ephemeral => {
                 // A name that nobody else has, and that no other run will have.
                 let name = format!("once-{:.16}", crate::commands::build::facts(env)?.nonce);
+                let name = trust::name(&name, flags, env)?;
                 Settings::resolve(Place::of(&name, network, env)?, flags, env)?.ephemeral()
             }
             _ => {

@@ -143,6 +143,43 @@ fn one_daemon_serves_all_and_names_share_nothing() {
 }
 
 #[test]
+fn a_trust_has_a_daemon_of_its_own() {
+    if !is_root("a_trust_has_a_daemon_of_its_own") {
+        return;
+    }
+    // Stands for whatever an untrusted build can leave in a cache that builds share.
+    let private = Private::new(
+        "ARG N\nRUN --mount=type=cache,target=/c sed 's/^/found: /' /c/left 2>/dev/null; echo poison >/c/left\n",
+    );
+    let build = |args: &[&str]| {
+        // The step is another one each time, or it would not run.
+        let number = format!("N={}", args.join(" "));
+        private.build(&[&["--hermetic", "--build-arg", &number], args].concat())
+    };
+    build(&["--builder", "jail://", "--trust", "fork"])
+        .ok()
+        .says("started jail://default@fork (network none)");
+    // The control: what one leaves, another of the same trust finds.
+    build(&["--builder", "jail://default@fork"]).ok().says("found: poison");
+    build(&["--builder", "jail://"])
+        .ok()
+        .says("started jail://default (network none)")
+        .says_not("found: poison");
+    let mut command = private.command();
+    command.env("KTL_TRUST", "vendor").env_remove("KTL_BUILDER");
+    let ran = private.0.run(command.args(["build", "ctx", "--hermetic", "--progress=plain"])).ok();
+    ran.says("started jail://default@vendor").says_not("found: poison");
+
+    // The world's own builder is a plain daemon.
+    build(&["--trust", "fork"]).ends_with(5).says("cannot be kept for one trust").says("jail://");
+    build(&["--builder", "jail://a@b", "--trust", "c"]).ends_with(2).says("of the trust `b`");
+    build(&["--builder", "jail://", "--trust", "../x"]).ends_with(2).says("no name for a trust");
+    private.builder(&["rm", "default@fork"]).ok().says("removed jail://default@fork");
+    let listed = private.builder(&["ls"]).ok().stdout;
+    assert!(listed.contains("default@vendor") && !listed.contains("default@fork"), "{listed}");
+}
+
+#[test]
 fn what_was_killed_is_repaired_and_what_is_idle_stops() {
     if !is_root("what_was_killed_is_repaired_and_what_is_idle_stops") {
         return;

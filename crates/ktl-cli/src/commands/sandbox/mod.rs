@@ -22,7 +22,7 @@ pub struct SandboxArgs {
 enum SandboxCommand {
     Exec(Box<exec::ExecArgs>),
     Probe(probe::ProbeArgs),
-    Doctor(doctor::DoctorArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     Policy(policy::PolicyArgs),
 }
 
