@@ -207,6 +207,10 @@ pub struct ResultFlags {
     /// Write the build's result metadata to this file as JSON
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
+    /// Write how this build went to this file as JSON, also when it fails or is refused: claims about its isolation with what
+    /// was found, the reason of its end, the result
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Write the image ID to this file
     #[arg(long, value_name = "FILE")]
     pub iidfile: Option<PathBuf>,

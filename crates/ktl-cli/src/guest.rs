@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerClient;
 use crate::cancel::{self, Cancel};
+use crate::claims::Claim;
 use crate::display::{self, Display, Mode};
 use crate::env::{self, Env};
 use crate::exec;
@@ -51,7 +52,7 @@ pub mod fd {
 /// A plan is small; one that is not was not made by ktl.
 const PLAN_LIMIT: usize = 4 << 20;
 
-/// What the guest tells the host side at the end of a build that went well.
+/// What the guest tells the host side at the end of a build. Of one that did not go well only the claims and the failure count.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct GuestResult {
     pub exporter_response: BTreeMap<String, String>,
@@ -60,6 +61,10 @@ pub struct GuestResult {
     /// For the metadata file: the provenance of the one result, or of each platform's.
     pub provenance: BTreeMap<String, serde_json::Value>,
     pub warnings: Vec<serde_json::Value>,
+    /// What was found of the build's isolation.
+    pub claims: Vec<Claim>,
+    /// Why there is no result, for the report. A person has read it on stderr.
+    pub failure: Option<String>,
 }
 
 /// The open ends that the build works with.
@@ -122,7 +127,8 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
         outputs,
         upload,
     };
-    let (exit, result) = run(&plan, ends);
+    let claims = vec![Claim::held("the client's jail", proof.to_string()).forced()];
+    let (exit, result) = run(&plan, ends, claims);
     if let Some(result) = result {
         hand_out(result_fd, &result)?;
     }
@@ -183,7 +189,8 @@ fn prove(env: &Env) -> Result<(GuestPlan, Proof, OwnedFd), Failure> {
 }
 
 /// Builds. Everything that a person should see has been printed when this returns.
-pub fn run(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestResult>) {
+/// `claims` are what is known already.
+pub fn run(plan: &BuildPlan, ends: Ends, claims: Vec<Claim>) -> (Exit, Option<GuestResult>) {
     if plan.verbose > 1 {
         tracing_subscriber::fmt()
             .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
@@ -202,13 +209,17 @@ pub fn run(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestResult>) {
             return (Exit::Internal, None);
         }
     };
-    let outcome = runtime.block_on(hold_conversation(plan, ends));
+    let outcome = runtime.block_on(hold_conversation(plan, ends, claims));
     // A blocking read of a slow file system must not hold the exit up.
     runtime.shutdown_timeout(Duration::from_millis(100));
     outcome
 }
 
-async fn hold_conversation(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestResult>) {
+async fn hold_conversation(
+    plan: &BuildPlan,
+    ends: Ends,
+    mut claims: Vec<Claim>,
+) -> (Exit, Option<GuestResult>) {
     let cancel = CancellationToken::new();
     let Ends { connection, broker, outputs, upload, cancel: source } = ends;
     let signal = cancel::watch(source, cancel.clone());
@@ -218,7 +229,7 @@ async fn hold_conversation(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestR
     let display = tokio::spawn(show(display, updates, noted));
 
     let outcome = match session(plan, broker, outputs, upload) {
-        Ok(session) => converse(plan, connection, session, (events, notes), cancel).await,
+        Ok(session) => converse(plan, connection, session, (events, notes), &mut claims, cancel).await,
         Err(failure) => Err(failure.into()),
     };
     let mut display = match display.await {
@@ -231,7 +242,8 @@ async fn hold_conversation(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestR
         Err(_) => display::Outcome::Failed,
     });
     let mut stderr = io::stderr().lock();
-    match outcome {
+    let failed = |failure: String| Some(GuestResult { failure: Some(failure), ..GuestResult::default() });
+    let (exit, mut result) = match outcome {
         Ok(mut result) => {
             if plan.metadata.as_ref().is_some_and(|metadata| metadata.warnings) {
                 result.warnings = summary.warnings.iter().map(display::rawjson::warning).collect();
@@ -251,16 +263,21 @@ async fn hold_conversation(plan: &BuildPlan, ends: Ends) -> (Exit, Option<GuestR
         }
         Err(Ended::Refused(failure)) => {
             let _ = write!(stderr, "{failure}");
-            (failure.exit, None)
+            (failure.exit, failed(failure.title))
         }
         Err(Ended::Build(error)) => {
             let _ = write!(stderr, "{}", report::render(&error, &summary, plan.colour));
-            match (&error, signal.received()) {
-                (BuildError::Cancelled, Some(signal)) => (Exit::Signal(signal), None),
-                _ => (Exit::Guest(report::exit_code(&error)), None),
-            }
+            let exit = match (&error, signal.received()) {
+                (BuildError::Cancelled, Some(signal)) => Exit::Signal(signal),
+                _ => Exit::Guest(report::exit_code(&error)),
+            };
+            (exit, failed(chain(&error)))
         }
+    };
+    if let Some(result) = &mut result {
+        result.claims = claims;
     }
+    (exit, result)
 }
 
 /// How a conversation ends without a result.
@@ -287,6 +304,7 @@ async fn converse(
     connection: OwnedFd,
     session: Session,
     (events, notes): (mpsc::Sender<Event>, mpsc::UnboundedSender<String>),
+    claims: &mut Vec<Claim>,
     cancel: CancellationToken,
 ) -> Result<GuestResult, Ended> {
     let stream = Stream::open(connection)
@@ -311,10 +329,11 @@ async fn converse(
             )
             .hint("Use a buildkitd of a newer version, or leave --hermetic out.")
         })?;
-        let _ = notes.send(format!(
-            "[hermetic] no RUN has a network: forced in the solve, honoured by BuildKit {}",
+        let how = format!(
+            "none, forced in the solve; the builder says it is BuildKit {}, which keeps to that",
             info.version
-        ));
+        );
+        claims.push(Claim::held("network mode of RUN", how).forced());
     }
     let result = build::run(&client, &plan.build, session, &plan.patience, events, cancel).await?;
     let mut provenance = BTreeMap::new();
@@ -326,7 +345,7 @@ async fn converse(
         }
     }
     let build::BuildResult { exporter_response, answer } = result;
-    Ok(GuestResult { exporter_response, answer, provenance, warnings: Vec::new() })
+    Ok(GuestResult { exporter_response, answer, provenance, ..GuestResult::default() })
 }
 
 /// What this build offers to the daemon, and nothing else.

@@ -344,9 +344,9 @@ pub fn look(
 ) -> Result<Looked, Failure> {
     let fds = connection.map(|connection| (connection, fd::CONNECTION)).into_iter().collect();
     match start(prepared, &Sealing::Look(plan), fds, None, ui, after_fork)? {
-        (_, Some(looked)) => Ok(looked),
+        (Exit::Ok, Some(looked)) => Ok(looked),
         // The guest has said why on stderr.
-        (exit, None) => Err(Failure::new(exit, format!("the guest ended with code {}", exit.code()))),
+        (exit, _) => Err(Failure::new(exit, format!("the guest ended with code {}", exit.code()))),
     }
 }
 
@@ -361,16 +361,17 @@ pub fn exec(
         .map_err(|error| Failure::internal(format!("failed to make the control pipe: {error}")))?;
     let fds = vec![(control_guest, fd::CONTROL)];
     match start(prepared, &Sealing::Exec(plan), fds, Some(control_host.into()), ui, after_fork)? {
-        (_, Some(Ended::Exited(0))) => Ok(Exit::Ok),
-        (_, Some(Ended::Exited(code))) => Ok(Exit::Guest(code)),
-        (_, Some(Ended::Signaled(signal))) => Ok(Exit::Signal(signal)),
-        (_, Some(Ended::NotStarted { code, why })) => Err(Failure::new(Exit::Guest(code), why)),
+        (Exit::Ok, Some(Ended::Exited(0))) => Ok(Exit::Ok),
+        (Exit::Ok, Some(Ended::Exited(code))) => Ok(Exit::Guest(code)),
+        (Exit::Ok, Some(Ended::Signaled(signal))) => Ok(Exit::Signal(signal)),
+        (Exit::Ok, Some(Ended::NotStarted { code, why })) => Err(Failure::new(Exit::Guest(code), why)),
         // Another signal has ended it, or the guest has said why on stderr.
-        (exit, None) => Ok(exit),
+        (exit, _) => Ok(exit),
     }
 }
 
-/// Starts a guest that does what `document` says, and reads its result when it ends well. `control` takes the number of the
+/// Starts a guest that does what `document` says, and reads its result: there is one when it ends well, and there may be one
+/// when it does not. `control` takes the number of the
 /// first signal to it; the second one, or the first without it, ends the jail.
 fn start<R: DeserializeOwned>(
     prepared: Prepared<'_>,
@@ -440,7 +441,7 @@ fn start<R: DeserializeOwned>(
         }
     };
     if exit != Exit::Ok {
-        return Ok((received.map_or(exit, Exit::Signal), None));
+        return Ok((received.map_or(exit, Exit::Signal), heard.ok()));
     }
     heard.map(|result| (exit, Some(result)))
 }

@@ -7,6 +7,7 @@ mod broker;
 mod builder;
 mod caches;
 mod cancel;
+mod claims;
 mod cli;
 mod commands;
 mod dial;

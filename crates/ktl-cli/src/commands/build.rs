@@ -1,6 +1,7 @@
 //! `ktl build`.
 
 mod asked;
+mod report;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,6 +21,7 @@ use crate::broker::{Desk, Rules};
 use crate::builder;
 use crate::caches::PendingCaches;
 use crate::cancel::Cancel;
+use crate::claims::{self, Claim, State};
 use crate::cli::BuildArgs;
 use crate::dial::Connection;
 use crate::env::{self, Env};
@@ -31,24 +33,41 @@ use crate::launch::{self, Handed};
 use crate::log::Log;
 use crate::outputs::{self, Opened, PendingFile};
 use crate::piped::{self, Intake};
-use crate::plan::{self, BuildPlan, Facts, GuestOutput, HostPlan, Kind};
+use crate::plan::{self, BuildPlan, Facts, GuestOutput, Hermetic, HostPlan, Kind};
 use crate::private::{Network, start};
 use crate::tls::TlsFiles;
 use crate::ui::Ui;
+use report::{ReportFile, Run};
 
 pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let ui = Ui { verbose: verbose > 0, quiet: args.display.quiet };
-    let mut facts = facts(env)?;
+    let facts = facts(env)?;
+    let report = ReportFile::open(args.result.report.as_deref(), &facts)?;
+    let mut told = Run::default();
+    let outcome = settled(args, verbose, facts, env, &mut told, &ui);
+    report.write(told, outcome)
+}
+
+/// From what was asked to its end.
+fn settled(
+    args: &BuildArgs,
+    verbose: u8,
+    mut facts: Facts,
+    env: &Env,
+    told: &mut Run,
+    ui: &Ui,
+) -> Result<Exit, Failure> {
     let intake = Intake::take(args, &facts, &plan::cache_dir(env, &facts)?)?;
     facts.scratch = intake.dir.clone();
     facts.piped = intake.piped.clone();
     let (plan, host) = plan::resolve(args, verbose, env, &facts)?;
+    told.hermetic = Some(plan.hermetic);
     refuse_tar_on_a_terminal(&host)?;
     let log = match host.sandbox {
-        Some(_) => Log::open(&host.log, "build", &host.cache, &ui)?,
-        None => Log::off(&ui),
+        Some(_) => Log::open(&host.log, "build", &host.cache, ui)?,
+        None => Log::off(ui),
     };
-    let outcome = build(args, plan, &host, env, &log, &ui);
+    let outcome = build(args, plan, &host, env, &log, told, ui);
     log.close(outcome)
 }
 
@@ -58,6 +77,7 @@ fn build(
     host: &HostPlan,
     env: &Env,
     log: &Log,
+    told: &mut Run,
     ui: &Ui,
 ) -> Result<Exit, Failure> {
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
@@ -70,9 +90,12 @@ fn build(
     let (connection, _lease) =
         start::dial(candidates, tls.as_ref(), &args.builder.private, network, env, ui)?;
     plan.builder = connection.address.to_string();
+    told.builder = Some(plan.builder.clone());
+    told.reference.clone_from(&plan.build.reference);
     if plan.hermetic.is_on() && !private {
-        for claim in hermetic::UNPROVEN {
-            ui.line(format_args!("[hermetic] unproven: {claim}"));
+        told.claims = hermetic::unproven();
+        for claim in &told.claims {
+            ui.line(format_args!("[hermetic] {claim}"));
         }
     }
 
@@ -82,7 +105,17 @@ fn build(
     }
     let caches = PendingCaches::open(&host.cache_stores)?;
     let (mut opened, _tidier) = outputs::open(&host.destinations, &plan.nonce)?;
-    match hold(&mut plan, host, connection, &mut opened, env, log, ui) {
+    let held = hold(&mut plan, host, connection, &mut opened, env, log, ui).and_then(|(exit, result)| {
+        if let Some(result) = &result {
+            told.hear(result);
+            tell(&result.claims, plan.hermetic, ui);
+        }
+        if exit == Exit::Ok {
+            claims::verdict(&told.claims, plan.hermetic)?;
+        }
+        Ok((exit, result))
+    });
+    match held {
         Ok((Exit::Ok, Some(result))) => {
             opened.into_iter().try_for_each(Opened::commit)?;
             let manifest = result.exporter_response.get("cache.manifest");
@@ -105,6 +138,16 @@ fn build(
         Err(failure) => {
             opened.into_iter().for_each(Opened::abandon);
             Err(failure)
+        }
+    }
+}
+
+/// One line for each link of a hermetic build. What does not hold is told to the quiet as well.
+fn tell(claims: &[Claim], hermetic: Hermetic, ui: &Ui) {
+    for claim in claims.iter().filter(|_| hermetic.is_on()) {
+        match claim.state {
+            State::Held => ui.note(format_args!("[hermetic] {claim}")),
+            State::Broken | State::Unproven => ui.line(format_args!("[hermetic] {claim}")),
         }
     }
 }
@@ -165,7 +208,7 @@ fn hold(
                 outputs,
                 upload,
             };
-            Ok(guest::run(plan, ends))
+            Ok(guest::run(plan, ends, Vec::new()))
         }
     };
     if let Some(record) = desk.and_then(|thread| thread.join().ok()) {

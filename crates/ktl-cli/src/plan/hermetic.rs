@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// `--hermetic`: nothing in the build reaches a network, and nothing goes in that is not pinned.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Hermetic {
     #[default]
     Off,

@@ -22,6 +22,7 @@ mod ktl;
 mod names;
 mod parity;
 mod private;
+mod proof;
 mod results;
 mod sandbox;
 mod sandbox_log;
