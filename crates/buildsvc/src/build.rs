@@ -59,6 +59,8 @@ pub struct Build {
     pub gateway_hosts: Vec<String>,
     /// Where nothing is said of provenance, have the least of it attached to images, if the daemon can.
     pub default_provenance: bool,
+    /// Equal inputs are to give equal results, in which all times are `SOURCE_DATE_EPOCH` or earlier.
+    pub reproducible: bool,
     /// Nothing is built: the frontend is asked this, such as `frontend.lint`.
     pub question: Option<String>,
 }

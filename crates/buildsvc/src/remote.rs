@@ -27,6 +27,12 @@ pub fn has_query(text: &str) -> bool {
     before_fragment.split_once('?').is_some_and(|(_, query)| !query.is_empty())
 }
 
+/// Whether the daemon takes it for a repository, which has commits.
+pub fn is_repository(text: &str) -> bool {
+    let path = text.split(['#', '?']).next().unwrap_or_default();
+    is_remote(text) && (!is_http(text) || path.ends_with(".git"))
+}
+
 fn scheme(text: &str) -> Option<String> {
     let (scheme, _) = text.split_once("://")?;
     let is_word = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric());
@@ -52,6 +58,7 @@ mod tests {
         for (text, remote, ssh, query) in [
             ("https://h/repo.git#main:sub", true, false, false),
             ("http://h/context.tar.gz", true, false, false),
+            ("https://h/x.git.zip", true, false, false),
             ("https://h/repo.git?ref=v1&subdir=x", true, false, true),
             ("https://h/repo.git#a?b", true, false, false),
             ("git://h/repo", true, false, false),
@@ -66,6 +73,8 @@ mod tests {
             ("ftp://h/x", false, false, false),
         ] {
             assert_eq!((is_remote(text), is_over_ssh(text), has_query(text)), (remote, ssh, query), "{text}");
+            let archive = ["http://h/context.tar.gz", "https://h/x.git.zip"].contains(&text);
+            assert_eq!(is_repository(text), remote && !archive, "{text}");
         }
     }
 }

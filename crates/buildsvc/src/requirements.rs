@@ -34,6 +34,13 @@ impl Build {
                 needs.push((*since, *what));
             }
         }
+        if self.reproducible {
+            needs.push((Version::new(0, 13, 0), "rewrite the times of files in images"));
+        }
+        if self.frontend_attrs.get("build-arg:SOURCE_DATE_EPOCH").is_some_and(|epoch| epoch == "context") {
+            needs
+                .push((Version::new(0, 30, 0), "take SOURCE_DATE_EPOCH from the commit of a remote context"));
+        }
         if self.question.is_some() {
             needs.push((Version::new(0, 10, 0), "be asked about a Dockerfile"));
         }
@@ -93,6 +100,19 @@ mod tests {
             assert_eq!(several.check(&info).is_ok(), ok, "{version}");
             assert!(Build::default().check(&info).is_ok());
         }
+    }
+
+    #[test]
+    fn reproducible_results_need_their_daemon() {
+        let mut build = Build { reproducible: true, ..Build::default() };
+        let on = |version: &str, build: &Build| {
+            build.check(&DaemonInfo { version: version.to_owned() }).map_err(|error| error.to_string())
+        };
+        assert!(on("v0.12.5", &build).unwrap_err().contains("v0.13.0"));
+        assert!(on("v0.13.0", &build).is_ok());
+        build.frontend_attrs.insert("build-arg:SOURCE_DATE_EPOCH".to_owned(), "context".to_owned());
+        assert!(on("v0.29.0", &build).unwrap_err().contains("v0.30.0"));
+        assert!(on("v0.30.0", &build).is_ok());
     }
 
     #[test]

@@ -133,6 +133,10 @@ pub struct BuildFlags {
     /// Target platforms, such as linux/amd64,linux/arm64 (repeatable)
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
     pub platform: Vec<String>,
+    /// Make results that are equal wherever they are built: SOURCE_DATE_EPOCH is the time of the context's commit unless you
+    /// set it, times of files are set to it, and no provenance is attached unless you ask for it. Needs BuildKit 0.13
+    #[arg(long)]
+    pub reproducible: bool,
     /// Do not use the build cache
     #[arg(long, conflicts_with = "no_cache_filter")]
     pub no_cache: bool,

@@ -27,6 +27,10 @@ pub const DOCKER_HOST: &str = "DOCKER_HOST";
 pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// A source policy, as `--source-policy-file`.
 pub const EXPERIMENTAL_BUILDKIT_SOURCE_POLICY: &str = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY";
+/// Set to a false value, provenance does not tell the context's commit and where its repository came from.
+pub const BUILDX_GIT_INFO: &str = "BUILDX_GIT_INFO";
+/// Set to a true value, labels of the image tell the same.
+pub const BUILDX_GIT_LABELS: &str = "BUILDX_GIT_LABELS";
 /// Set to a true value, no provenance is attached unasked.
 pub const BUILDX_NO_DEFAULT_ATTESTATIONS: &str = "BUILDX_NO_DEFAULT_ATTESTATIONS";
 /// How much provenance a metadata file holds: min (the default), max or disabled.

@@ -372,7 +372,12 @@ fn session(
     for local in &plan.locals {
         let dir = LocalDir::open(&local.name, &local.path)
             .map_err(|error| Failure::usage(format!("failed to open {}: {error}", local.path.display())))?;
-        session.locals.insert(local.name.clone(), dir.with_opener(broker.clone()).hiding(&hidden));
+        let dir = dir.with_opener(broker.clone()).hiding(&hidden);
+        let dir = match plan.times {
+            Some(seconds) => dir.timed(seconds),
+            None => dir,
+        };
+        session.locals.insert(local.name.clone(), dir);
     }
     let dockerfile = plan.build.frontend_attrs.get("filename").map_or("Dockerfile", String::as_str);
     session.locals = fence(std::mem::take(&mut session.locals), dockerfile)

@@ -27,6 +27,7 @@ mod piped;
 mod plan;
 mod private;
 mod report;
+mod repository;
 mod runtime;
 mod stage;
 mod stream;

@@ -48,8 +48,8 @@ pub(crate) fn go_mode(st_mode: u32) -> u32 {
         .fold(kind | st_mode & 0o777, |mode, (_, go)| mode | go)
 }
 
-/// Describes what lies at `path`, apart from link targets and extended attributes.
-pub(super) fn describe(path: Vec<u8>, stat: &Stat) -> types::Stat {
+/// Describes what lies at `path`, apart from link targets and extended attributes. `time` in nanoseconds stands for its own.
+pub(super) fn describe(path: Vec<u8>, stat: &Stat, time: Option<i64>) -> types::Stat {
     let mode = go_mode(stat.st_mode);
     let device = mode & MODE_DEVICE != 0;
     types::Stat {
@@ -57,7 +57,7 @@ pub(super) fn describe(path: Vec<u8>, stat: &Stat) -> types::Stat {
         mode,
         // A directory's size says nothing about its content and differs between filesystems.
         size: if mode & MODE_DIR != 0 { 0 } else { stat.st_size },
-        mod_time: nanoseconds(stat),
+        mod_time: time.unwrap_or_else(|| nanoseconds(stat)),
         devmajor: if device { (stat.st_rdev >> 8 & 0xfff) as i64 } else { 0 },
         devminor: if device { (stat.st_rdev & 0xff | stat.st_rdev >> 12 & 0xfff00) as i64 } else { 0 },
         ..types::Stat::default()

@@ -235,7 +235,7 @@ impl Walk<'_> {
             // It became one after the listing.
             return Ok(None);
         }
-        let mut entry = describe(self.path.clone(), &stat);
+        let mut entry = describe(self.path.clone(), &stat, self.dir.times());
         if kind == FileType::Symlink {
             let target = match &located {
                 Some(fd) => readlinkat(fd, c"", Vec::new()),
@@ -275,7 +275,7 @@ impl Walk<'_> {
             }
             let Some(fd) = &level.fd else { continue };
             let stat = fstat(fd).map_err(|errno| ContextError::read("stat", path, errno))?;
-            let mut entry = describe(path.to_vec(), &stat);
+            let mut entry = describe(path.to_vec(), &stat, self.dir.times());
             entry.xattrs = self
                 .xattrs
                 .of_fd(fd)

@@ -33,6 +33,7 @@ mod wire;
 pub use client::BrokerClient;
 pub use desk::Desk;
 pub use names::{Allowed, Names, Scheme};
-pub use program::find as find_program;
+pub use program::{ProgramError, find as find_program, run as run_program};
 pub use record::Record;
 pub use rules::{AgentKind, AgentSource, Rules, SecretOrigin, SecretSource};
+pub use stop::Stop;

@@ -35,6 +35,7 @@ use crate::outputs::{self, Opened, PendingFile};
 use crate::piped::{self, Intake};
 use crate::plan::{self, BuildPlan, Facts, GuestOutput, Hermetic, HostPlan, Kind};
 use crate::private::{Network, start};
+use crate::repository::Repository;
 use crate::tls::TlsFiles;
 use crate::ui::Ui;
 use report::{ReportFile, Run};
@@ -236,6 +237,7 @@ pub fn facts(env: &Env) -> Result<Facts, Failure> {
         piped: None,
         kind_of,
         real: |path| path.canonicalize().ok(),
+        repository: Repository::around,
         read: read_bounded,
     })
 }

@@ -196,6 +196,19 @@ impl Inputs {
         }
     }
 
+    /// The context's directory on this machine, where it is one of the user's.
+    pub fn directory(&self) -> Option<&Path> {
+        (self.context == Context::Directory).then_some(self.workspace.as_path())
+    }
+
+    /// The context that the daemon fetches.
+    pub fn remote(&self) -> Option<&str> {
+        match &self.context {
+            Context::Remote(url) => Some(url),
+            _ => None,
+        }
+    }
+
     /// The archive that is sent: its name among the uploads of this build.
     pub fn upload(&self) -> Option<&str> {
         match &self.context {

@@ -16,6 +16,7 @@ mod results;
 mod sandbox;
 mod sealed;
 mod trust;
+mod vcs;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -43,6 +44,7 @@ use crate::display::Mode;
 use crate::env::{self, Env};
 use crate::failure::Failure;
 use crate::piped::Piped;
+use crate::repository::{Repository, RepositoryError};
 use caches::Caches;
 use contexts::Shared;
 use inputs::Inputs;
@@ -74,6 +76,8 @@ pub struct BuildPlan {
     /// Names the daemon's copy of the context, so that the next build sends only what changed.
     pub shared_key: String,
     pub locals: Vec<Local>,
+    /// What the context's files are sent with instead of their own times, in seconds since 1970.
+    pub times: Option<i64>,
     pub stores: Vec<GuestStore>,
     /// The context where it came as an archive.
     pub upload: Option<GuestUpload>,
@@ -189,6 +193,8 @@ pub struct Facts {
     pub kind_of: fn(&Path) -> Kind,
     /// A path with all its symlinks resolved, where it exists.
     pub real: fn(&Path) -> Option<PathBuf>,
+    /// The git repository around a directory.
+    pub repository: fn(&Path) -> Result<Option<Repository>, RepositoryError>,
     /// The bytes of a file that is not larger than the limit.
     pub read: fn(&Path, u64) -> io::Result<Vec<u8>>,
 }
@@ -292,6 +298,7 @@ pub fn resolve(
         },
         shared_key: inputs.shared_key(facts),
         locals,
+        times: None,
         stores: shared.stores,
         upload,
         outputs: results.destinations.iter().map(|_| GuestOutput::None).collect(),
@@ -315,6 +322,8 @@ pub fn resolve(
     };
     attributes::add(args, env, facts, &mut plan.build)?;
     attestations::add(args, env, &mut plan.build)?;
+    let mut warnings = caches.warnings;
+    vcs::add(args, env, facts, &inputs, &mut plan, &mut warnings)?;
     if args.sandbox.hermetic.is_on() {
         plan.build.without_network();
     }
@@ -326,7 +335,7 @@ pub fn resolve(
         destinations: results.destinations,
         cache_stores: caches.stores,
         call,
-        warnings: caches.warnings,
+        warnings,
         secrets: secrets.into_iter().chain(caches.secrets).collect(),
         agents,
         max_signatures: args.build.ssh_max_signatures,

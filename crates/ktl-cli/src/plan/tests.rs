@@ -35,6 +35,7 @@ fn facts() -> Facts {
             _ => Kind::Missing,
         },
         real: |_| None,
+        repository: |_| Ok(None),
         read: |path, _| {
             match path.to_str().unwrap_or_default() {
             "/w/other/index.json" => Ok(br#"{"manifests":[{"digest":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",

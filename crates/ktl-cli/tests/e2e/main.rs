@@ -23,6 +23,7 @@ mod names;
 mod parity;
 mod private;
 mod proof;
+mod reproducible;
 mod results;
 mod sandbox;
 mod sandbox_log;

@@ -301,3 +301,50 @@ fn caches_to_read_and_to_write() {
         assert_eq!(resolved(&["ctx", "--cache-to", bad], &[]).unwrap_err().exit, Exit::Usage, "{bad}");
     }
 }
+
+#[test]
+fn reproducible_results() {
+    let outputs = ["-o", "type=oci,dest=a", "-o", "out", "-t", "x"];
+    let args = |more: &[&'static str]| [&["ctx", "--reproducible"][..], &outputs[..], more].concat();
+    let time = &[("SOURCE_DATE_EPOCH", "1700000000")][..];
+    let (plan, _) = resolved(&args(&[]), time).unwrap();
+    let rewrites =
+        plan.build.exports.iter().map(|export| export.attrs.get("rewrite-timestamp").map(String::as_str));
+    assert_eq!(rewrites.collect::<Vec<_>>(), [Some("true"), None]);
+    assert!(plan.build.reproducible && !plan.build.default_provenance);
+    assert_eq!(plan.times, Some(1_700_000_000));
+    // A copy of the context that the daemon keeps would hide changes, for all files have one time.
+    let (usual, _) = resolved(&["ctx"], time).unwrap();
+    assert_ne!(plan.shared_key, usual.shared_key);
+    assert!(usual.times.is_none() && !usual.build.reproducible);
+    let (plan, _) =
+        resolved(&args(&["--build-arg", "SOURCE_DATE_EPOCH=7", "--provenance=true"]), time).unwrap();
+    assert_eq!(plan.times, Some(7));
+    assert!(plan.build.frontend_attrs.contains_key("attest:provenance"));
+
+    let fetched = facts_with_scratch(&["https://h/r.git", "--reproducible"], &[]).unwrap();
+    assert_eq!(fetched.build.frontend_attrs["build-arg:SOURCE_DATE_EPOCH"], "context");
+    for (args, env, part) in [
+        (args(&[]), &[][..], "no git repository"),
+        (args(&["--build-arg", "SOURCE_DATE_EPOCH="]), time, "no git repository"),
+        (args(&[]), &[("SOURCE_DATE_EPOCH", "yesterday")], "no time"),
+        (args(&[]), &[("SOURCE_DATE_EPOCH", "-1")], "no time"),
+        (args(&[]), &[("SOURCE_DATE_EPOCH", "context")], "no time"),
+        (args(&["-o", "type=image,unpack=true"]), time, "unpack"),
+        (args(&["-o", "type=oci,dest=b,rewrite-timestamp=false"]), time, "contradict"),
+        (vec!["https://h/context.tar", "--reproducible"], &[], "no git repository"),
+    ] {
+        let failure = facts_with_scratch(&args, env).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.title.contains(part), "{args:?}: {}", failure.title);
+    }
+}
+
+fn facts_with_scratch(args: &[&str], env: &[(&str, &str)]) -> Result<BuildPlan, Failure> {
+    let Command::Build(args) = Cli::parse_from(["ktl", "build"].iter().chain(args)).command else {
+        panic!("another command");
+    };
+    let env: Vec<_> = env.iter().copied().chain([("HOME", "/home/me")]).collect();
+    let facts = Facts { scratch: Some("/s".into()), ..facts() };
+    resolve(&args, 0, &Env::of(&env), &facts).map(|(plan, _)| plan)
+}
