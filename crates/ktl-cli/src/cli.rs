@@ -169,6 +169,11 @@ pub struct BuildFlags {
     /// minute counts as lost
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
+    /// What to do about private keys, logins and hard links to other places in a context: warn, deny (exit 5, nothing of the
+    /// file is sent) or off. What .dockerignore names is not sent and not looked at [default: warn; deny with --hermetic;
+    /// also: KTL_CONTEXT_GUARD]
+    #[arg(long, value_enum, value_name = "warn|deny|off", hide_possible_values = true)]
+    pub context_guard: Option<ContextGuard>,
     /// How often the keys of --ssh may log in during the build
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub ssh_max_signatures: u32,
@@ -339,6 +344,13 @@ pub enum RuntimeChoice {
     Auto,
     Nsjail,
     Native,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ContextGuard {
+    Warn,
+    Deny,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

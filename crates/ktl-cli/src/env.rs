@@ -15,6 +15,8 @@ pub const BUILDKIT_PROGRESS: &str = "BUILDKIT_PROGRESS";
 pub const KTL_SANDBOX_BIN: &str = "KTL_SANDBOX_BIN";
 /// Who makes the jail, as `--sandbox-runtime`.
 pub const KTL_SANDBOX_RUNTIME: &str = "KTL_SANDBOX_RUNTIME";
+/// What is done about keys and logins in a context, as `--context-guard`.
+pub const KTL_CONTEXT_GUARD: &str = "KTL_CONTEXT_GUARD";
 /// ktl's cache directory; default `$XDG_CACHE_HOME/ktl`, then `~/.cache/ktl`.
 pub const KTL_CACHE_DIR: &str = "KTL_CACHE_DIR";
 /// Where private builders keep their state; default `$XDG_STATE_HOME/ktl`, then `~/.local/state/ktl`.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buildsvc::client::Client;
+use buildsvc::context::guard::Guard;
 use buildsvc::context::{LocalDir, fence};
 use buildsvc::error::BuildError;
 use buildsvc::event::Event;
@@ -38,6 +39,7 @@ use crate::look;
 use crate::plan::{self, BuildPlan, GuestOutput, GuestPlan};
 use crate::report;
 use crate::stream::Stream;
+use crate::watched;
 
 /// Descriptors of the guest, by number. Outputs follow from [`fd::OUTPUTS`] on.
 pub mod fd {
@@ -228,10 +230,20 @@ async fn hold_conversation(
     let display = Display::new(plan.progress, display::Output::stderr(plan.colour));
     let display = tokio::spawn(show(display, updates, noted));
 
-    let outcome = match session(plan, broker, outputs, upload) {
-        Ok(session) => converse(plan, connection, session, (events, notes), &mut claims, cancel).await,
+    let guard = Arc::new(Guard::new(plan.context_guard));
+    let outcome = match session(plan, broker, outputs, upload, &guard) {
+        Ok(session) => {
+            // The display ends with the last of those who tell events, and notes are to come before that.
+            let open = events.clone();
+            let outcome =
+                converse(plan, connection, session, (events, notes.clone()), &mut claims, cancel).await;
+            watched::tell(&guard, &notes);
+            drop(open);
+            outcome.map_err(|ended| watched::denial(&guard).map_or(ended, Ended::Refused))
+        }
         Err(failure) => Err(failure.into()),
     };
+    drop(notes);
     let mut display = match display.await {
         Ok(display) => display,
         Err(_) => return (Exit::Internal, None),
@@ -354,6 +366,7 @@ fn session(
     broker: OwnedFd,
     mut outputs: Vec<(i32, OwnedFd)>,
     upload: Option<OwnedFd>,
+    guard: &Arc<Guard>,
 ) -> Result<Session, Failure> {
     let broker = BrokerClient::new(broker)
         .map_err(|error| Failure::internal(format!("failed to use the broker's socket: {error}")))?;
@@ -372,7 +385,7 @@ fn session(
     for local in &plan.locals {
         let dir = LocalDir::open(&local.name, &local.path)
             .map_err(|error| Failure::usage(format!("failed to open {}: {error}", local.path.display())))?;
-        let dir = dir.with_opener(broker.clone()).hiding(&hidden);
+        let dir = dir.with_opener(broker.clone()).hiding(&hidden).guarded(guard.clone());
         let dir = match plan.times {
             Some(seconds) => dir.timed(seconds),
             None => dir,

@@ -34,6 +34,7 @@ mod stream;
 mod tidy;
 mod tls;
 mod ui;
+mod watched;
 
 use std::ffi::OsStr;
 use std::io::Write;

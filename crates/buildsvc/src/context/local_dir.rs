@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::entries::Identity;
 use super::fence::Fence;
+use super::guard::Guard;
 use crate::session::host::{Access, Opener};
 
 /// A local directory under the name by which the daemon asks for it. Cheap to clone.
@@ -29,6 +30,7 @@ pub struct LocalDir {
     hidden: Arc<[u8]>,
     fence: Arc<Fence>,
     times: Option<i64>,
+    guard: Option<Arc<Guard>>,
     inodes_last: bool,
 }
 
@@ -63,6 +65,7 @@ impl LocalDir {
             hidden: Arc::new([]),
             fence: Arc::default(),
             times: None,
+            guard: None,
             inodes_last,
         })
     }
@@ -94,6 +97,15 @@ impl LocalDir {
     /// In nanoseconds, where not its own counts.
     pub(super) fn times(&self) -> Option<i64> {
         self.times
+    }
+
+    /// Sets who looks at what is about to be sent.
+    pub fn guarded(self, guard: Arc<Guard>) -> LocalDir {
+        LocalDir { guard: Some(guard), ..self }
+    }
+
+    pub(super) fn guard(&self) -> Option<&Guard> {
+        self.guard.as_deref()
     }
 
     pub(super) fn fence(&self) -> &Fence {

@@ -2,7 +2,8 @@
 //!
 //! The daemon asks for a directory by name and says which of it it wants; [`send::send`] then streams an ordered listing
 //! and the contents that the daemon requests. One file per step: [`pattern`] and `expression` decide what matches,
-//! `filter` what is kept and what need not be visited, [`fence`] what is never sent whatever is asked for, [`followpaths`] which symlinks widen the selection, `walk` visits,
+//! `filter` what is kept and what need not be visited, [`fence`] what is never sent whatever is asked for, [`guard`] what
+//! should not be sent though it may, [`followpaths`] which symlinks widen the selection, `walk` visits,
 //! `stat` describes, `entries` remembers what may be requested, `send` speaks the protocol. Everything on disk is reached
 //! through [`LocalDir`], which cannot be left by any path or symlink.
 //!
@@ -14,6 +15,7 @@ mod fence;
 mod filter;
 pub(crate) mod followpaths;
 pub(crate) mod gopath;
+pub mod guard;
 mod ignorefile;
 mod local_dir;
 pub(crate) mod pattern;
@@ -60,6 +62,9 @@ pub enum ContextError {
     /// A file was replaced, or its size changed, between its listing and its reading.
     #[error("{path} changed while it was sent: it is not the file that was listed")]
     Changed { path: String },
+    /// The guard keeps it back; see [`guard`].
+    #[error("{path} {about}, and is not sent (rule {rule})")]
+    Guarded { path: String, rule: &'static str, about: &'static str },
     /// More names than the table of entries can count.
     #[error("too many files")]
     TooMany,

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use super::ContextError;
 use super::entries::{DirId, Entries};
 use super::filter::{Filter, Matched, Verdict};
+use super::guard::{Announced, LinkNames};
 use super::local_dir::LocalDir;
 use super::stat::{MODE_TYPE, XattrReader, describe};
 use crate::proto::fsutil::types;
@@ -43,6 +44,7 @@ pub(super) fn walk(
         xattrs: XattrReader::new(),
         path: Vec::with_capacity(256),
         levels: Vec::new(),
+        link_names: None,
     };
     walk.descend(root, Matched::default(), true, Entries::ROOT)?;
     let mut matched = Matched::default();
@@ -70,6 +72,8 @@ struct Walk<'a> {
     /// Of the entry being visited.
     path: Vec<u8>,
     levels: Vec<Level>,
+    /// For the guard.
+    link_names: Option<LinkNames>,
 }
 
 /// A directory on the way to the current entry; the first is the root.
@@ -91,21 +95,22 @@ struct Leaf {
     inode: (u64, u64),
     links: u64,
     size: u64,
+    is_file: bool,
 }
 
 /// The sorted names of a directory.
 #[derive(Default)]
-struct Names {
+pub(super) struct Names {
     /// Each ended by a zero byte.
-    text: Vec<u8>,
-    order: Vec<Item>,
+    pub(super) text: Vec<u8>,
+    pub(super) order: Vec<Item>,
 }
 
 #[derive(Clone, Copy)]
-struct Item {
-    at: usize,
-    len: usize,
-    kind: FileType,
+pub(super) struct Item {
+    pub(super) at: usize,
+    pub(super) len: usize,
+    pub(super) kind: FileType,
 }
 
 impl Names {
@@ -192,7 +197,13 @@ impl Walk<'_> {
 
     /// Hands out an entry of the innermost level that is no directory, after the directories it lies in.
     fn visit_leaf(&mut self, item: Item) -> Result<(), ContextError> {
-        let Some(Leaf { mut entry, inode, links, size }) = self.describe_leaf(item)? else { return Ok(()) };
+        let Some(Leaf { mut entry, inode, links, size, is_file }) = self.describe_leaf(item)? else {
+            return Ok(());
+        };
+        if is_file && let Some(guard) = self.dir.guard() {
+            let file = Announced { path: &self.path, inode, links, size };
+            guard.look(self.dir, &mut self.link_names, file)?;
+        }
         self.send_levels()?;
         let Some(level) = self.levels.last() else { return Ok(()) };
         let requestable = entry.mode & MODE_TYPE == 0;
@@ -261,6 +272,7 @@ impl Walk<'_> {
             inode: (stat.st_dev.into(), stat.st_ino.into()),
             links: stat.st_nlink.into(),
             size: u64::try_from(stat.st_size).unwrap_or_default(),
+            is_file: kind == FileType::RegularFile,
         }))
     }
 
@@ -288,7 +300,11 @@ impl Walk<'_> {
     }
 }
 
-fn read_names(root: &LocalDir, fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Names> {
+pub(super) fn read_names(
+    root: &LocalDir,
+    fd: BorrowedFd<'_>,
+    buffer: &mut [MaybeUninit<u8>],
+) -> io::Result<Names> {
     let mut names = Names::default();
     let mut dir = RawDir::new(fd, buffer);
     while let Some(entry) = dir.next() {

@@ -10,6 +10,7 @@ mod attributes;
 mod caches;
 mod call;
 mod contexts;
+mod guard;
 mod hermetic;
 mod inputs;
 mod results;
@@ -23,6 +24,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use buildsvc::build::Build;
+use buildsvc::context::guard::Watch;
 use buildsvc::output::Destination;
 use buildsvc::patience::Patience;
 use buildsvc::secret::SecretSpec;
@@ -79,6 +81,8 @@ pub struct BuildPlan {
     /// What the context's files are sent with instead of their own times, in seconds since 1970.
     pub times: Option<i64>,
     pub stores: Vec<GuestStore>,
+    /// What is done about keys and logins in them.
+    pub context_guard: Watch,
     /// The context where it came as an archive.
     pub upload: Option<GuestUpload>,
     /// One for each exporter, in their order.
@@ -300,6 +304,7 @@ pub fn resolve(
         locals,
         times: None,
         stores: shared.stores,
+        context_guard: guard::watch(args, env)?,
         upload,
         outputs: results.destinations.iter().map(|_| GuestOutput::None).collect(),
         secrets: secrets.iter().map(|secret| secret.id.clone()).collect(),

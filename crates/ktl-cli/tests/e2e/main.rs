@@ -13,6 +13,7 @@ mod demos;
 mod doctor;
 mod exec;
 mod failures;
+mod guard;
 mod help;
 mod inputs;
 mod invariants;
