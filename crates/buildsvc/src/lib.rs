@@ -20,6 +20,7 @@ mod failure;
 mod gateway;
 pub mod identity;
 pub mod lock;
+pub mod manifest;
 pub mod ocilayout;
 pub mod output;
 pub mod patience;

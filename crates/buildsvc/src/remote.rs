@@ -33,6 +33,99 @@ pub fn is_repository(text: &str) -> bool {
     is_remote(text) && (!is_http(text) || path.ends_with(".git"))
 }
 
+/// A repository as `ADD` names it: `URL[.git][#REF[:DIR]]`, or with `?ref=` and the like in the place of the fragment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitSource {
+    /// What git is given.
+    pub remote: String,
+    /// Empty for the repository's own head.
+    pub reference: String,
+    /// Empty for all of it.
+    pub subdir: String,
+    /// The commit, or its beginning, that it must be.
+    pub checksum: Option<String>,
+    /// `host/path`, which is the same for each way to get there.
+    place: String,
+}
+
+impl GitSource {
+    /// `None` for what is none, and for one that a builder would refuse.
+    pub fn parse(text: &str) -> Option<GitSource> {
+        let (whole, fragment) = text.split_once('#').unwrap_or((text, ""));
+        let (remote, query) = whole.split_once('?').unwrap_or((whole, ""));
+        let (host, path) = match scheme(text).as_deref() {
+            Some("http" | "https" | "git" | "ssh") => {
+                let (_, rest) = remote.split_once("://")?;
+                let (authority, path) = rest.split_once('/')?;
+                let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+                if is_http(text) && !path.ends_with(".git") {
+                    return None;
+                }
+                (host, path)
+            }
+            None if is_scp_style(text) => remote.split_once('@')?.1.split_once(':')?,
+            _ => return None,
+        };
+        let (reference, subdir) = fragment.split_once(':').unwrap_or((fragment, ""));
+        let mut found = GitSource {
+            remote: remote.to_owned(),
+            reference: reference.to_owned(),
+            subdir: clean(subdir),
+            checksum: None,
+            place: format!("{host}/{}", clean(path)),
+        };
+        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            // Written in a way that would have to be decoded.
+            if value.contains(['%', '+']) {
+                return None;
+            }
+            let prefixed = |prefix: &str| match value.starts_with(prefix) {
+                true => value.to_owned(),
+                false => format!("{prefix}{value}"),
+            };
+            match key {
+                "ref" => found.reference = value.to_owned(),
+                "tag" => found.reference = prefixed("refs/tags/"),
+                "branch" => found.reference = prefixed("refs/heads/"),
+                "subdir" => found.subdir = clean(value),
+                "checksum" | "commit" => found.checksum = Some(value.to_owned()),
+                _ => {}
+            }
+        }
+        Some(found)
+    }
+
+    /// The remote and the reference: what one commit belongs to.
+    pub fn pinned_name(&self) -> String {
+        match self.reference.as_str() {
+            "" => self.remote.clone(),
+            reference => format!("{}#{reference}", self.remote),
+        }
+    }
+
+    /// How a builder calls it, and source policies with it.
+    pub fn identifier(&self) -> String {
+        let mut text = format!("git://{}", self.place);
+        if !self.reference.is_empty() || !self.subdir.is_empty() {
+            text = format!("{text}#{}", self.reference);
+        }
+        if self.subdir.is_empty() { text } else { format!("{text}:{}", self.subdir) }
+    }
+}
+
+/// Path without empty components and dots at its ends or between.
+fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
 fn scheme(text: &str) -> Option<String> {
     let (scheme, _) = text.split_once("://")?;
     let is_word = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric());
@@ -52,6 +145,40 @@ fn is_scp_style(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn repositories() {
+        for (text, identifier, name) in [
+            ("https://h.example/a/b.git", "git://h.example/a/b.git", "https://h.example/a/b.git"),
+            (
+                "https://u:p@h.example:8443/b.git#v1:x/./y",
+                "git://h.example:8443/b.git#v1:x/y",
+                "https://u:p@h.example:8443/b.git#v1",
+            ),
+            ("git://h/b#:sub", "git://h/b#:sub", "git://h/b"),
+            ("git@h.example:a/b.git#main", "git://h.example/a/b.git#main", "git@h.example:a/b.git#main"),
+            ("ssh://git@h/a//b", "git://h/a/b", "ssh://git@h/a//b"),
+            (
+                "https://h/b.git?tag=v1&subdir=d",
+                "git://h/b.git#refs/tags/v1:d",
+                "https://h/b.git#refs/tags/v1",
+            ),
+            ("https://h/b.git?ref=v1", "git://h/b.git#v1", "https://h/b.git#v1"),
+        ] {
+            let git = GitSource::parse(text).unwrap();
+            assert_eq!((git.identifier().as_str(), git.pinned_name().as_str()), (identifier, name), "{text}");
+        }
+        for text in [
+            "https://h/file.tar",
+            "github.com/a/b",
+            "./a.git",
+            "https://h",
+            "ftp://h/a.git",
+            "https://h/b.git?ref=a%20b",
+        ] {
+            assert_eq!(GitSource::parse(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn remotes_and_paths() {

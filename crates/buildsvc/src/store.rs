@@ -217,7 +217,8 @@ pub fn blob(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
 }
 
-fn digest_of(file: &mut impl Read, algorithm: &str) -> io::Result<Digest> {
+/// The digest of all that `file` still has.
+pub fn digest_of(file: &mut impl Read, algorithm: &str) -> io::Result<Digest> {
     fn sum<D: sha2::Digest>(file: &mut impl Read) -> io::Result<String> {
         let mut hash = D::new();
         let mut buffer = vec![0; 256 << 10];

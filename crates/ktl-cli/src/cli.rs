@@ -3,6 +3,7 @@
 //! Flags that docker buildx has are named and behave as there; the jail's are ktl's own. Values are parsed here only as far as
 //! clap can say what is wrong with them; [`crate::plan`] settles what they mean together.
 
+mod names;
 mod step;
 
 use std::ffi::OsString;
@@ -13,10 +14,13 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::commands::builder::BuilderArgs;
+use crate::commands::lock::LockArgs;
 use crate::commands::sandbox::SandboxArgs;
+use crate::commands::stage::StageArgs;
 use crate::display::Mode;
 use crate::exit;
 use crate::plan::Hermetic;
+pub use names::NamesFlags;
 pub use step::StepFlags;
 
 /// Build container images from inside a jail
@@ -37,6 +41,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Build(Box<BuildArgs>),
+    Stage(Box<StageArgs>),
+    Lock(Box<LockArgs>),
     Sandbox(Box<SandboxArgs>),
     Builder(BuilderArgs),
     DialStdio(DialStdioArgs),

@@ -19,6 +19,8 @@ pub const KTL_SANDBOX_RUNTIME: &str = "KTL_SANDBOX_RUNTIME";
 pub const KTL_CONTEXT_GUARD: &str = "KTL_CONTEXT_GUARD";
 /// ktl's cache directory; default `$XDG_CACHE_HOME/ktl`, then `~/.cache/ktl`.
 pub const KTL_CACHE_DIR: &str = "KTL_CACHE_DIR";
+/// The store of `ktl stage`, as `--to` and `--store`; default `store` in ktl's cache directory.
+pub const KTL_STORE: &str = "KTL_STORE";
 /// Where private builders keep their state; default `$XDG_STATE_HOME/ktl`, then `~/.local/state/ktl`.
 pub const KTL_STATE_DIR: &str = "KTL_STATE_DIR";
 /// Directory of docker's `config.json`; default `~/.docker`.

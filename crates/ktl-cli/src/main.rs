@@ -10,6 +10,7 @@ mod cancel;
 mod claims;
 mod cli;
 mod commands;
+mod depot;
 mod dial;
 mod display;
 mod env;
@@ -26,6 +27,7 @@ mod outputs;
 mod piped;
 mod plan;
 mod private;
+mod pull;
 mod report;
 mod repository;
 mod runtime;
@@ -35,6 +37,7 @@ mod tidy;
 mod tls;
 mod ui;
 mod watched;
+mod web;
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -57,6 +60,8 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let result = match &cli.command {
         cli::Command::Build(args) => commands::build::run(args, cli.verbose, &env),
+        cli::Command::Stage(args) => commands::stage::run(args, cli.verbose, &env),
+        cli::Command::Lock(args) => commands::lock::run(args, cli.verbose, &env),
         cli::Command::Sandbox(args) => commands::sandbox::run(args, cli.verbose, &env),
         cli::Command::Builder(args) => commands::builder::run(args, cli.verbose, &env),
         cli::Command::DialStdio(args) => commands::dial_stdio::run(args, cli.verbose, &env),

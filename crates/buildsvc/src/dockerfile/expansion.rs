@@ -11,6 +11,8 @@ use std::str::Chars;
 /// A reference has less than half of it.
 const LENGTH_LIMIT: usize = 1 << 10;
 const DEPTH_LIMIT: usize = 16;
+/// More variables than this are not kept, and unknown.
+const VARIABLES_LIMIT: usize = 1_000;
 
 /// The variables that can be seen at one place of a Dockerfile.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +23,17 @@ pub(super) struct Scope {
 }
 
 impl Scope {
+    /// `None` is a value that is not known. It must not pass for one that is not set, and therefore empty.
+    pub(super) fn set(&mut self, name: &str, value: Option<String>) {
+        match value.filter(|_| self.values.len() < VARIABLES_LIMIT) {
+            Some(value) => drop(self.values.insert(name.to_owned(), value)),
+            None => {
+                self.values.remove(name);
+                self.open = true;
+            }
+        }
+    }
+
     /// `word` with its variables replaced and its quotes gone; `None` when that cannot be known.
     pub(super) fn expand(&self, word: &str, escape: char) -> Option<String> {
         let mut reader = Reader { scope: self, escape, chars: word.chars().peekable(), depth: 0 };

@@ -7,6 +7,7 @@
 //!
 //! Follows `dockerfile2llb/convert.go` and `instructions` below `frontend/dockerfile` of moby/buildkit.
 
+mod added;
 mod expansion;
 mod instructions;
 
@@ -17,12 +18,12 @@ use crate::reference::ImageRef;
 use expansion::Scope;
 use instructions::{Instruction, Parsed, words};
 
+pub use added::{Sources, SourcesError, UrlSource};
+
 /// A Dockerfile beyond this is not read.
 pub const TEXT_LIMIT: usize = 1 << 20;
 /// More images than this are no Dockerfile that somebody wrote.
 const REFERENCES_LIMIT: usize = 2_000;
-/// More arguments than this are not kept, and unknown.
-const ARGUMENTS_LIMIT: usize = 1_000;
 /// A longer Dockerfile is read for one platform alone, and beyond [`INSTRUCTIONS_LIMIT`] not at all.
 const INSTRUCTIONS_FOR_EACH_PLATFORM: usize = 1_000;
 const INSTRUCTIONS_LIMIT: usize = 10_000;
@@ -55,7 +56,7 @@ pub fn references(text: &str, arguments: &Arguments) -> Vec<ImageRef> {
     let parsed = instructions::parse(text);
     let mut found = Found::default();
     if let Some(image) = &parsed.syntax {
-        found.image(image);
+        found.image(image, &[]);
     }
     let short = parsed.instructions.len() <= INSTRUCTIONS_FOR_EACH_PLATFORM;
     let hangs_on = |names: &[&str]| short && names.iter().any(|name| text.contains(name));
@@ -77,6 +78,43 @@ pub fn references(text: &str, arguments: &Arguments) -> Vec<ImageRef> {
     found.images
 }
 
+/// All that a build of `text` fetches, on a builder whose own platform is `builder`. `replaced` are the names of contexts that the
+/// user gives, in the form that people write and without the tag `latest`.
+pub fn sources(
+    text: &str,
+    arguments: &Arguments,
+    builder: &Platform,
+    replaced: BTreeSet<String>,
+) -> Result<Sources, SourcesError> {
+    if text.len() > TEXT_LIMIT {
+        return Err(SourcesError::TooLong);
+    }
+    let parsed = instructions::parse(text);
+    if parsed.instructions.len() > INSTRUCTIONS_LIMIT {
+        return Err(SourcesError::TooManyInstructions);
+    }
+    let mut found = Found { replaced, ..Found::default() };
+    let targets = match arguments.platforms.as_slice() {
+        [] => std::slice::from_ref(builder),
+        given => given,
+    };
+    for target in targets {
+        evaluate(&parsed, arguments, target, builder, &mut found);
+    }
+    if found.images.len() >= REFERENCES_LIMIT {
+        return Err(SourcesError::TooManyImages);
+    }
+    let mut sources = found.sources;
+    let syntax = arguments.build_args.get("BUILDKIT_SYNTAX").or(parsed.syntax.as_ref());
+    if let Some(image) = syntax.and_then(|syntax| syntax.split(' ').next()) {
+        match image.parse() {
+            Ok(image) => sources.frontend = Some(image),
+            Err(_) => sources.unknown.push(format!("the frontend {image:?}")),
+        }
+    }
+    Ok(sources)
+}
+
 fn usual() -> Vec<Platform> {
     USUAL
         .iter()
@@ -88,19 +126,39 @@ fn usual() -> Vec<Platform> {
         .collect()
 }
 
+/// What one reading after the other has found.
 #[derive(Debug, Default)]
 struct Found {
     seen: BTreeSet<ImageRef>,
     images: Vec<ImageRef>,
+    /// What the user gave as named contexts, which hides images.
+    replaced: BTreeSet<String>,
+    /// What the images are wanted for, and all that is no image.
+    sources: Sources,
 }
 
 impl Found {
-    fn image(&mut self, text: &str) {
-        if let Ok(image) = text.parse::<ImageRef>()
-            && self.images.len() < REFERENCES_LIMIT
-            && self.seen.insert(image.clone())
-        {
-            self.images.push(image);
+    fn image(&mut self, text: &str, platforms: &[&Platform]) {
+        let Ok(image) = text.parse::<ImageRef>() else {
+            return self.unknown(&format!("the image {text:?}"));
+        };
+        let familiar = image.familiar();
+        if self.replaced.contains(familiar.strip_suffix(":latest").unwrap_or(&familiar)) {
+            return;
+        }
+        if self.images.len() < REFERENCES_LIMIT && self.seen.insert(image.clone()) {
+            self.images.push(image.clone());
+        }
+        if self.seen.contains(&image) {
+            let wanted = self.sources.images.entry(image).or_default();
+            wanted.extend(platforms.iter().map(|platform| (*platform).clone()));
+        }
+    }
+
+    fn unknown(&mut self, what: &str) {
+        let unknown = &mut self.sources.unknown;
+        if unknown.len() < REFERENCES_LIMIT && !unknown.iter().any(|known| known == what) {
+            unknown.push(what.to_owned());
         }
     }
 }
@@ -117,65 +175,102 @@ fn evaluate(
     let mut stages = Stages::default();
     for Instruction { name, rest } in parsed.instructions.iter().take(INSTRUCTIONS_LIMIT) {
         match name.as_str() {
-            // Those of a stage are for its commands, in which no image may hang on a variable.
-            "ARG" if !stages.begun => declare(&mut scope, rest, arguments, parsed.escape),
+            "ARG" if !stages.begun => declare(&mut scope, rest, arguments, parsed.escape, None),
+            "ARG" => declare(&mut stages.scope, rest, arguments, parsed.escape, Some(&scope)),
+            "ENV" => added::set(&mut stages.scope, rest, parsed.escape),
             "FROM" => {
-                let words: Vec<String> =
-                    words(rest).into_iter().skip_while(|word| word.starts_with("--")).collect();
-                if let Some(base) = words.first().and_then(|word| scope.expand(word, parsed.escape))
-                    && base != "scratch"
-                    && !stages.has(&base)
-                {
-                    found.image(&base);
+                let (flags, words) = parted(rest);
+                let platform = flags
+                    .iter()
+                    .find_map(|flag| {
+                        scope.expand(flag.strip_prefix("--platform=")?, parsed.escape)?.parse().ok()
+                    })
+                    .unwrap_or_else(|| target.clone());
+                let base = words.first().map(|word| (word, scope.expand(word, parsed.escape)));
+                let known = base.as_ref().and_then(|(_, base)| base.as_deref());
+                match &base {
+                    Some((word, None)) => found.unknown(&format!("FROM {word}")),
+                    Some((_, Some(base))) if base != "scratch" && !stages.has(base) => {
+                        found.image(base, &[&platform]);
+                    }
+                    _ => {}
                 }
                 let alias = words.get(2).filter(|_| words[1].eq_ignore_ascii_case("as"));
-                stages.names.extend(alias.map(|alias| alias.to_ascii_lowercase()));
-                stages.begun = true;
+                stages.begin(alias.map(String::as_str), known);
             }
+            "ADD" => added::add(rest, &stages.scope, parsed.escape, &mut found.sources),
             "COPY" => {
-                for flag in flags(rest) {
-                    flag.strip_prefix("--from=").into_iter().for_each(|from| stages.source(from, found));
+                for flag in parted(rest).0 {
+                    let from = flag.strip_prefix("--from=");
+                    from.into_iter().for_each(|from| stages.source(from, &[target], found));
                 }
             }
             "RUN" => {
-                for flag in flags(rest) {
+                for flag in parted(rest).0 {
                     let mount = flag.strip_prefix("--mount=").map(unquoted).unwrap_or_default();
                     for field in mount.split(',') {
                         let from = field.trim_matches('"').strip_prefix("from=");
-                        from.into_iter().for_each(|from| stages.source(from, found));
+                        from.into_iter().for_each(|from| stages.source(from, &[target], found));
                     }
                 }
             }
             _ => {}
         }
     }
+    found.sources.stages.extend(stages.scopes.into_keys());
 }
 
 /// The stages so far. Their names hide images.
 #[derive(Debug, Default)]
 struct Stages {
-    names: BTreeSet<String>,
+    /// What each of those with a name leaves to a stage that is built on it.
+    scopes: BTreeMap<String, Scope>,
+    /// The name of the one that is being read.
+    current: Option<String>,
+    /// Its variables.
+    scope: Scope,
     begun: bool,
 }
 
 impl Stages {
+    fn begin(&mut self, alias: Option<&str>, base: Option<&str>) {
+        self.end();
+        self.begun = true;
+        self.current = alias.map(str::to_ascii_lowercase);
+        let of_stage = base.and_then(|base| self.scopes.get(&base.to_ascii_lowercase()).cloned());
+        // An image has variables of its own.
+        self.scope = of_stage.unwrap_or_else(|| Scope { open: base != Some("scratch"), ..Scope::default() });
+        if let Some(name) = &self.current {
+            self.scopes.entry(name.clone()).or_default();
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(name) = self.current.take() {
+            self.scopes.insert(name, std::mem::take(&mut self.scope));
+        }
+    }
+
     fn has(&self, name: &str) -> bool {
         let name = name.to_ascii_lowercase();
-        name.is_empty() || self.names.contains(&name)
+        name.is_empty() || self.scopes.contains_key(&name)
     }
 
     /// Where a command takes files from: a stage by name or number, or an image.
-    fn source(&self, from: &str, found: &mut Found) {
+    fn source(&self, from: &str, platforms: &[&Platform], found: &mut Found) {
         let from = unquoted(from);
         if !self.has(&from) && from.parse::<usize>().is_err() {
-            found.image(&from);
+            found.image(&from, platforms);
         }
     }
 }
 
-/// The flags that stand in front of an instruction's words.
-fn flags(rest: &str) -> Vec<String> {
-    words(rest).into_iter().take_while(|word| word.starts_with("--")).collect()
+/// The flags that stand in front of an instruction's words, and the words.
+fn parted(rest: &str) -> (Vec<String>, Vec<String>) {
+    let mut flags = words(rest);
+    let first = flags.iter().position(|word| !word.starts_with("--")).unwrap_or(flags.len());
+    let words = flags.split_off(first);
+    (flags, words)
 }
 
 fn unquoted(text: &str) -> String {
@@ -183,24 +278,22 @@ fn unquoted(text: &str) -> String {
     inner('"').or_else(|| inner('\'')).unwrap_or(text).to_owned()
 }
 
-/// `ARG NAME[=DEFAULT]…`: a build argument goes before the default.
-fn declare(scope: &mut Scope, rest: &str, arguments: &Arguments, escape: char) {
+/// `ARG NAME[=DEFAULT]…`: a build argument goes before the default. In a stage, one without either has the value that it has
+/// outside.
+fn declare(scope: &mut Scope, rest: &str, arguments: &Arguments, escape: char, outside: Option<&Scope>) {
     for word in words(rest) {
         let (name, default) = word.split_once('=').map_or((word.as_str(), None), |(name, d)| (name, Some(d)));
         let value = match (arguments.build_args.get(name), default) {
             (Some(given), _) => Some(given.clone()),
             (None, Some(default)) => scope.expand(default, escape),
-            // One that is declared and has no value changes nothing.
-            (None, None) => continue,
+            (None, None) => match outside.map(|outside| (outside.values.get(name), outside.open)) {
+                Some((Some(value), _)) => Some(value.clone()),
+                Some((None, true)) => None,
+                // One that is declared and has no value changes nothing.
+                _ => continue,
+            },
         };
-        match value.filter(|_| scope.values.len() < ARGUMENTS_LIMIT) {
-            Some(value) => drop(scope.values.insert(name.to_owned(), value)),
-            // It must not pass for one that is not set, and therefore empty.
-            None => {
-                scope.values.remove(name);
-                scope.open = true;
-            }
-        }
+        scope.set(name, value);
     }
 }
 

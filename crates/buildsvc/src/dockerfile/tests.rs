@@ -1,6 +1,7 @@
 //! Dockerfiles and the images that BuildKit fetches for them.
 
 use super::*;
+use crate::remote::GitSource;
 
 fn found(text: &str, build_args: &[(&str, &str)], platforms: &[&str]) -> Vec<String> {
     let arguments = Arguments {
@@ -79,6 +80,96 @@ fn platforms_that_were_named_are_the_only_ones() {
     // The builder's is never known.
     let text = "FROM r.example/$BUILDARCH/a";
     assert!(found(text, &[], &["linux/arm64"]).contains(&"r.example/amd64/a:latest".to_owned()));
+}
+
+fn all(text: &str, build_args: &[(&str, &str)], platforms: &[&str], replaced: &[&str]) -> Sources {
+    let arguments = Arguments {
+        build_args: build_args.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+        platforms: Platform::list(platforms).unwrap(),
+        target: None,
+    };
+    let replaced = replaced.iter().map(|name| (*name).to_owned()).collect();
+    sources(text, &arguments, &"linux/amd64".parse().unwrap(), replaced).unwrap()
+}
+
+#[test]
+fn images_and_the_platforms_that_they_are_wanted_for() {
+    let text = "# syntax=r.example/f:1\nFROM --platform=$BUILDPLATFORM go AS build\nCOPY --from=tool:1 /x /\nFROM base\nCOPY --from=build /y /\n";
+    let found = all(text, &[], &["linux/arm64", "linux/s390x"], &["base"]);
+    let images: Vec<String> = found
+        .images
+        .iter()
+        .map(|(image, platforms)| {
+            let platforms: Vec<String> = platforms.iter().map(Platform::to_string).collect();
+            format!("{} {}", image.familiar(), platforms.join(","))
+        })
+        .collect();
+    assert_eq!(images, ["go:latest linux/amd64", "tool:1 linux/arm64,linux/s390x"]);
+    assert_eq!(found.frontend.unwrap().familiar(), "r.example/f:1");
+    assert!(found.stages.contains("build") && found.unknown.is_empty());
+    let other = all(text, &[("BUILDKIT_SYNTAX", "r.example/g:2 x=y")], &[], &[]);
+    assert_eq!(other.frontend.unwrap().familiar(), "r.example/g:2");
+    assert_eq!(other.images.len(), 3);
+}
+
+/// A Dockerfile, build arguments; URLs, repositories, what cannot be known.
+type Added<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str], &'a [&'a str], &'a [&'a str]);
+
+#[test]
+fn what_add_fetches() {
+    let table: &[Added<'_>] = &[
+        ("FROM scratch\nADD https://h/a /", &[], &["https://h/a"], &[], &[]),
+        (
+            "FROM scratch\nADD --chown=1 https://h/a b http://h/c /d/",
+            &[],
+            &["https://h/a", "http://h/c"],
+            &[],
+            &[],
+        ),
+        ("FROM scratch\nADD [\"https://h/a\", \"/x y\"]", &[], &["https://h/a"], &[], &[]),
+        ("FROM scratch\nADD https://h/r.git#v1:sub /", &[], &[], &["git://h/r.git#v1:sub"], &[]),
+        ("FROM scratch\nADD git@h:r.git /", &[], &[], &["git://h/r.git"], &[]),
+        ("FROM scratch\nCOPY https://h/a /\nADD a.tar $X/", &[], &[], &[], &[]),
+        // Variables of the stage, of a stage below, and of outside.
+        (
+            "ARG V=1\nFROM scratch AS a\nARG V\nENV W=$V.2 X=$W\nFROM a\nADD https://h/$W$X /",
+            &[("V", "3")],
+            &["https://h/3.2"],
+            &[],
+            &[],
+        ),
+        ("ARG V=1\nFROM scratch\nADD https://h/a$V /", &[], &["https://h/a"], &[], &[]),
+        ("FROM scratch\nENV V 1 2\nADD https://h/$V /", &[], &["https://h/1 2"], &[], &[]),
+        // A base image may have set it, or set it otherwise.
+        ("FROM base\nADD https://h/$V /", &[], &[], &[], &["ADD https://h/$V"]),
+        ("FROM base\nARG V=1\nADD https://h/$V /", &[], &["https://h/1"], &[], &[]),
+        (
+            "FROM $B\nFROM scratch\nADD --checksum=$C https://h/a /",
+            &[],
+            &[],
+            &[],
+            &["ADD https://h/a: digest \"\" has no algorithm, such as sha256:"],
+        ),
+        ("FROM base\nADD --checksum=$C https://h/a /", &[], &[], &[], &["ADD --checksum=$C https://h/a"]),
+        (
+            "FROM scratch\nADD --checksum=md5:1 https://h/a /",
+            &[],
+            &[],
+            &[],
+            &["ADD https://h/a: digest algorithm \"md5\" is not sha256, sha384 or sha512"],
+        ),
+    ];
+    for (text, build_args, urls, gits, unknown) in table {
+        let found = all(text, build_args, &[], &[]);
+        assert_eq!(found.urls.iter().map(|url| url.url.as_str()).collect::<Vec<_>>(), *urls, "{text}");
+        assert_eq!(found.gits.iter().map(GitSource::identifier).collect::<Vec<_>>(), *gits, "{text}");
+        assert_eq!(found.unknown, *unknown, "{text}");
+    }
+    let sum = format!("sha256:{}", "a".repeat(64));
+    let found = all(&format!("FROM scratch\nADD --checksum={sum} https://h/a /"), &[], &[], &[]);
+    assert_eq!(found.urls[0].checksum.as_ref().unwrap().to_string(), sum);
+    let found = all("FROM scratch\nADD --checksum=abc https://h/a.git /", &[], &[], &[]);
+    assert_eq!(found.gits[0].checksum.as_deref(), Some("abc"));
 }
 
 #[test]

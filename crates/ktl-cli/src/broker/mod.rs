@@ -32,8 +32,10 @@ mod wire;
 
 pub use client::BrokerClient;
 pub use desk::Desk;
-pub use names::{Allowed, Names, Scheme};
+pub use names::{Allowed, HUB, HUB_HOST, Names, Scheme, canonical};
 pub use program::{ProgramError, find as find_program, run as run_program};
-pub use record::Record;
+pub use realm::{hostname, is_loopback};
+pub use record::{Book, Record};
+pub use registry::Registry;
 pub use rules::{AgentKind, AgentSource, Rules, SecretOrigin, SecretSource};
 pub use stop::Stop;

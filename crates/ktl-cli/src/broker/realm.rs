@@ -9,7 +9,7 @@
 //! `core/remotes/docker/auth/fetch.go` of containerd.
 
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use base64::Engine;
@@ -18,8 +18,10 @@ use buildsvc::dockerconfig::Login;
 use buildsvc::session::host::{Credentials, Secret, Token, TokenRequest};
 use serde::Deserialize;
 use ureq::http::{Response, Uri};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::TlsConfig;
 use ureq::{Agent, Body, Proxy};
+
+use crate::web;
 
 /// From first to last byte of one call.
 pub const TIME: Duration = Duration::from_secs(30);
@@ -66,7 +68,7 @@ impl RealmError {
 #[derive(Debug)]
 pub struct Realms {
     time: Duration,
-    roots: OnceLock<RootCerts>,
+    tls: OnceLock<TlsConfig>,
 }
 
 /// An address that a login may be sent to.
@@ -88,7 +90,7 @@ struct Answer {
 
 impl Realms {
     pub fn new(time: Duration) -> Realms {
-        Realms { time, roots: OnceLock::new() }
+        Realms { time, tls: OnceLock::new() }
     }
 
     /// Asks `url` for its status and its challenges, with no login and without following it anywhere.
@@ -140,19 +142,10 @@ impl Realms {
             .user_agent(concat!("ktl/", env!("CARGO_PKG_VERSION")))
             .proxy(if realm.local { None } else { Proxy::try_from_env() });
         if realm.uri.scheme_str() == Some("https") {
-            let roots = self.roots.get_or_init(system_roots).clone();
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let tls = TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider);
-            config = config.tls_config(tls.build());
+            config = config.tls_config(self.tls.get_or_init(web::system_tls).clone());
         }
         config.build().new_agent()
     }
-}
-
-/// The roots that the system trusts. Files that cannot be read are left out: with no root left, no server is trusted.
-fn system_roots() -> RootCerts {
-    let found = rustls_native_certs::load_native_certs();
-    found.certs.iter().map(|der| Certificate::from_der(der.as_ref()).to_owned()).collect::<Vec<_>>().into()
 }
 
 pub fn check(request: &TokenRequest) -> Result<(), RealmError> {

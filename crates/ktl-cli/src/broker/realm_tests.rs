@@ -1,5 +1,7 @@
 //! Token servers on loopback: good, old-fashioned, redirecting, slow and broken ones.
 
+use std::sync::Arc;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
@@ -324,7 +326,7 @@ fn a_server_is_trusted_by_its_roots_alone() {
         scopes: Vec::new(),
     };
     let trusting = Realms::new(TIME);
-    trusting.roots.set(vec![Certificate::from_der(&der(CERTIFICATE)).to_owned()].into()).unwrap();
+    trusting.tls.set(web::tls(vec![ureq::tls::Certificate::from_der(&der(CERTIFICATE)).to_owned()])).unwrap();
     let (host, serving) = serve_tls();
     assert_eq!(trusting.fetch(&request(host), &password()).unwrap().token, Secret(b"t".to_vec()));
     assert!(serving.join().unwrap().unwrap().starts_with("POST /token HTTP/1.1\r\n"));

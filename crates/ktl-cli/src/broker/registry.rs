@@ -9,8 +9,11 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use buildsvc::dockerconfig::{DockerConfig, HUB_HOST, Login};
-use buildsvc::session::host::{Credentials, Token, TokenRequest};
+use buildsvc::reference::ImageRef;
+use buildsvc::session::host::{Credentials, Secret, Token, TokenRequest};
 
 use super::announce::{AnnounceError, Announced, Announcements, same_realm};
 use super::helper::{self, Helpers};
@@ -188,6 +191,38 @@ impl Registry {
         })?;
         book.login(host, &realm_of_host, &granted, anonymous);
         Ok(token)
+    }
+
+    /// What is sent as `Authorization` to pull `image` from here; `None` when its registry asks for nothing or the user has
+    /// nothing that it takes.
+    pub fn authorization(
+        &self,
+        image: &ImageRef,
+        stop: &Stop,
+        book: &Book,
+    ) -> Result<Option<String>, Denial> {
+        let host = image.domain();
+        check_host(host)?;
+        let text = |secret: &Secret| String::from_utf8_lossy(&secret.0).into_owned();
+        match self.announced(host, stop)? {
+            Ok(Announced::Bearer { realm, service, .. }) => {
+                let request = TokenRequest {
+                    client_id: String::new(),
+                    host: host.to_owned(),
+                    realm,
+                    service: service.unwrap_or_default(),
+                    scopes: vec![format!("repository:{}:pull", image.path())],
+                };
+                let token = self.fetch(&request, stop, book)?;
+                Ok(Some(format!("Bearer {}", text(&token.token))))
+            }
+            Ok(Announced::Basic) => {
+                let Credentials { username, secret } = self.login(host, stop)?.credentials();
+                let pair = format!("{username}:{}", text(&secret));
+                Ok((!username.is_empty()).then(|| format!("Basic {}", STANDARD.encode(pair))))
+            }
+            Err(_) => Ok(None),
+        }
     }
 
     /// How `host` wants to be spoken to, or why no login is for it.

@@ -5,5 +5,7 @@ pub mod build;
 pub mod builder;
 pub mod completion;
 pub mod dial_stdio;
+pub mod lock;
 pub mod man;
 pub mod sandbox;
+pub mod stage;

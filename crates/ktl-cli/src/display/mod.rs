@@ -5,7 +5,7 @@
 //! know nothing of the wire. All that comes from the daemon passes [`inert`] before it is written. Nothing here reads
 //! the environment: whether there is a terminal and whether colour is wanted is told by [`Output`].
 
-mod amounts;
+pub mod amounts;
 mod cells;
 mod graph;
 pub mod inert;

@@ -39,6 +39,21 @@ enum Context {
     Upload(String),
 }
 
+/// The Dockerfile of a context that is a directory of this machine.
+pub fn dockerfile_of(context: &Path, file: Option<&Path>, facts: &Facts) -> Result<PathBuf, Failure> {
+    let is_stdin = |path: &Path| path == Path::new("-");
+    let path = facts.cwd.join(context);
+    let path = (facts.real)(&path).unwrap_or(path);
+    let kind = (facts.kind_of)(&path);
+    let remote = kind != Kind::Directory && context.to_str().is_some_and(remote::is_remote);
+    if remote || is_stdin(context) || file.is_some_and(is_stdin) {
+        return Err(Failure::usage("only a Dockerfile that is a file of this machine is read here")
+            .hint("Name a directory, and the Dockerfile with -f FILE."));
+    }
+    let inputs = Inputs::of_directory(path, kind, file, facts)?;
+    inputs.dockerfile().ok_or_else(|| Failure::internal("a directory without a Dockerfile"))
+}
+
 impl Inputs {
     pub fn resolve(args: &BuildArgs, facts: &Facts) -> Result<Inputs, Failure> {
         let given = &args.context;

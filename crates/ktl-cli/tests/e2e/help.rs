@@ -8,6 +8,8 @@ fn help_is_as_reviewed() {
     for (name, args) in [
         ("ktl", &["--help"][..]),
         ("ktl-build", &["build", "--help"]),
+        ("ktl-stage", &["stage", "--help"]),
+        ("ktl-lock", &["lock", "--help"]),
         ("ktl-builder", &["builder", "--help"]),
         ("ktl-dial-stdio", &["dial-stdio", "--help"]),
         ("ktl-completion", &["completion", "--help"]),

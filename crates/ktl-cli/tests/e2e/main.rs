@@ -28,6 +28,7 @@ mod reproducible;
 mod results;
 mod sandbox;
 mod sandbox_log;
+mod stage;
 mod stdio;
 mod trust;
 mod user;

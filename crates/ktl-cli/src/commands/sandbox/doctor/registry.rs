@@ -6,12 +6,10 @@
 
 use std::ffi::OsStr;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 use buildsvc::dockerconfig::{DockerConfig, HUB_HOST};
 use ureq::http::Response;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body, Proxy};
 
 use super::{About, Check, brief};
@@ -19,6 +17,7 @@ use crate::broker::find_program;
 use crate::display::inert;
 use crate::env::Env;
 use crate::failure::{Failure, chain};
+use crate::web;
 
 /// How long the way to a registry may take: a machine without a network is to know soon.
 const WAY_TIME: Duration = Duration::from_secs(3);
@@ -162,19 +161,8 @@ struct Agents {
 
 impl Agents {
     fn new() -> Agents {
-        let found = rustls_native_certs::load_native_certs();
-        let roots: RootCerts = found
-            .certs
-            .iter()
-            .map(|der| Certificate::from_der(der.as_ref()).to_owned())
-            .collect::<Vec<_>>()
-            .into();
+        let tls = web::system_tls();
         let agent = |proxy| {
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let tls = TlsConfig::builder()
-                .root_certs(roots.clone())
-                .unversioned_rustls_crypto_provider(provider)
-                .build();
             Agent::config_builder()
                 .http_status_as_error(false)
                 .max_redirects(0)
@@ -184,7 +172,7 @@ impl Agents {
                 .timeout_global(Some(TIME))
                 .user_agent(concat!("ktl/", env!("CARGO_PKG_VERSION")))
                 .proxy(proxy)
-                .tls_config(tls)
+                .tls_config(tls.clone())
                 .build()
                 .new_agent()
         };

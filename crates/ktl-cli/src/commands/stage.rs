@@ -1,0 +1,155 @@
+//! `ktl stage`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use buildsvc::dockerconfig::DockerConfig;
+use buildsvc::lock::Lock;
+use buildsvc::reference::ImageRef;
+use clap::Args;
+
+use super::build;
+use crate::broker::{Names, Registry};
+use crate::cli::NamesFlags;
+use crate::depot::{self, Depot};
+use crate::display::amounts;
+use crate::env::{self, Env};
+use crate::exit::Exit;
+use crate::failure::{Failure, chain};
+use crate::outputs::PendingFile;
+use crate::plan::{self, Facts, Named};
+use crate::pull::{PullError, Puller, Registries};
+use crate::ui::Ui;
+
+/// Fetch what a Dockerfile names into a store, and lock what it means
+///
+/// Reads the Dockerfile: FROM of all stages, COPY --from, RUN --mount=from, the syntax line. Each image is pulled into a
+/// directory on this machine and written down in ktl.lock with its digest. `ktl build --hermetic` takes both, so that the same
+/// Dockerfile builds without a network. What the lock holds already stays as it is: on another machine the same command fetches
+/// exactly the same.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct StageArgs {
+    /// The build context, a directory
+    #[arg(value_name = "PATH", default_value = ".")]
+    pub context: PathBuf,
+    #[command(flatten)]
+    pub names: NamesFlags,
+    /// The store, an OCI image layout; several projects may share one [default: `store` in ktl's cache directory; also:
+    /// KTL_STORE]
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+    /// Ask for all names anew, instead of keeping what the lock says
+    #[arg(long)]
+    pub update: bool,
+    /// Say only what is wrong
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+const AFTER_HELP: &str = "Examples:
+  ktl stage .                       fetch, and write ./ktl.lock: commit it
+  ktl build . --hermetic            build from lock and store alone
+  ktl stage . --update              take newer versions
+  ktl stage . --to ./ktl-store      a store that a CI job can keep as a cache
+
+Exit codes: 0 ok, 1 something could not be fetched or is not what the lock says, 2 usage";
+
+/// Where the store is: as a flag says, or the environment, or in the cache.
+pub fn store_dir(flag: Option<&Path>, env: &Env, facts: &Facts) -> Result<PathBuf, Failure> {
+    match flag.map(Path::to_owned).or_else(|| env.path(env::KTL_STORE)) {
+        Some(dir) => Ok(facts.cwd.join(dir)),
+        None => Ok(plan::cache_dir(env, facts)?.join(depot::DIR)),
+    }
+}
+
+pub fn run(args: &StageArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
+    let ui = Ui { verbose: verbose > 0, quiet: args.quiet };
+    let facts = build::facts(env)?;
+    let named = Named::read(&args.context, &args.names, env, &facts)?;
+    named.refuse_unknown()?;
+    let old = if args.update { Lock::default() } else { named.lock(&facts)?.unwrap_or_default() };
+    let depot = Depot::at(store_dir(args.to.as_deref(), env, &facts)?);
+    let broken = |error: &dyn std::error::Error| Failure::new(Exit::BuildFailed, chain(error));
+    depot.make(&facts.nonce).map_err(|error| broken(&error))?;
+
+    let images = named.images();
+    let registries = registries(images.keys(), env, &ui)?;
+    let puller = Puller::new(registries, &depot);
+    let mut lock = Lock::default();
+    let mut in_index = Vec::new();
+    for (reference, platforms) in &images {
+        let known = old.image(reference);
+        ui.verbose(format_args!(
+            "[stage] {reference}: {}",
+            known.map_or("asking its registry".to_owned(), |known| format!("locked as {}", known.digest))
+        ));
+        let pulled = puller.pull(reference, known.map(|known| &known.digest), platforms);
+        let mut pulled = pulled.map_err(|error| failed(reference, &error))?;
+        ui.note(format_args!(
+            "[stage] {reference}@{} for {}: {} blobs, {} fetched",
+            pulled.image.digest,
+            pulled.image.platforms.keys().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            pulled.blobs,
+            amounts::bytes(i64::try_from(pulled.fetched).unwrap_or(i64::MAX)),
+        ));
+        // Those that another machine needs stay locked; they are of the same index.
+        if let Some(known) = known {
+            for (platform, manifest) in &known.platforms {
+                pulled.image.platforms.entry(platform.clone()).or_insert_with(|| manifest.clone());
+            }
+        }
+        in_index.push((reference.to_string(), pulled.descriptor));
+        lock.add_image(pulled.image).map_err(|error| broken(&error))?;
+    }
+    depot.name(&in_index, &facts.nonce).map_err(|error| broken(&error))?;
+    write(&lock, &old, &named, &facts, &ui)?;
+    Ok(Exit::Ok)
+}
+
+fn write(lock: &Lock, old: &Lock, named: &Named, facts: &Facts, ui: &Ui) -> Result<(), Failure> {
+    let path = named.lock_file.display();
+    let digest = lock.digest();
+    if *lock == *old && (facts.kind_of)(&named.lock_file) == plan::Kind::File {
+        ui.note(format_args!("[stage] {path} is as it was ({digest})"));
+        return Ok(());
+    }
+    let mut file = PendingFile::create(&named.lock_file, &facts.nonce)?;
+    file.write_all(&lock.to_bytes())?;
+    file.commit()?;
+    ui.note(format_args!("[stage] wrote {path} ({digest})"));
+    Ok(())
+}
+
+pub fn failed(what: &dyn std::fmt::Display, error: &PullError) -> Failure {
+    let failure = Failure::new(Exit::BuildFailed, format!("{what}: {}", chain(error)));
+    match error {
+        PullError::Refused { .. } => failure
+            .hint("`docker login` the registry, or look at it with `ktl sandbox doctor --registry HOST`."),
+        PullError::NotFound { .. } => {
+            failure.hint("What is locked may be gone there: `ktl stage --update` takes what there is now.")
+        }
+        PullError::Changed { .. } => {
+            failure.hint("`ktl stage --update` takes what there is now, when that is what you want.")
+        }
+        _ => failure,
+    }
+}
+
+/// The registries of these images, with the user's logins for them.
+pub fn registries<'a>(
+    images: impl Iterator<Item = &'a ImageRef>,
+    env: &Env,
+    ui: &Ui,
+) -> Result<Registries, Failure> {
+    let mut names = Names::default();
+    images.for_each(|image| names.pull(image));
+    let config = env.docker_config_dir().map(|dir| DockerConfig::read(&dir.join("config.json")));
+    let config = config.transpose().unwrap_or_else(|error| {
+        ui.line(format_args!("WARNING: no registry logins: {}", chain(&error)));
+        None
+    });
+    let search_path: OsString = env.get("PATH").unwrap_or_default();
+    let logins = Registry::new(config.unwrap_or_default(), search_path, None, names);
+    Registries::new(logins).map_err(|error| Failure::internal(format!("failed to make a pipe: {error}")))
+}

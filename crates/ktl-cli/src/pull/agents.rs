@@ -1,0 +1,46 @@
+//! The ways to speak to a server: over TLS alone, or, for what is on this machine or was so named, without.
+
+use std::time::Duration;
+
+use ureq::config::RedirectAuthHeaders;
+use ureq::{Agent, Proxy};
+
+use crate::web;
+
+const CONNECT_TIME: Duration = Duration::from_secs(15);
+/// For the beginning of an answer.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// For the next part of a body: one that has stopped is gone on with.
+const PART_TIME: Duration = Duration::from_secs(60);
+const REDIRECTS: u32 = 10;
+
+#[derive(Debug)]
+pub struct Agents {
+    /// https only, redirects included.
+    pub sealed: Agent,
+    /// Without the proxy: for servers on this machine.
+    pub local: Agent,
+}
+
+impl Agents {
+    pub fn new() -> Agents {
+        let tls = web::system_tls();
+        let agent = |sealed, proxy| {
+            Agent::config_builder()
+                .http_status_as_error(false)
+                .https_only(sealed)
+                .max_redirects(REDIRECTS)
+                // A login goes to the host that it is for and nowhere else.
+                .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+                .timeout_connect(Some(CONNECT_TIME))
+                .timeout_recv_response(Some(ANSWER_TIME))
+                .timeout_per_read(Some(PART_TIME))
+                .user_agent(concat!("ktl/", env!("CARGO_PKG_VERSION")))
+                .tls_config(tls.clone())
+                .proxy(proxy)
+                .build()
+                .new_agent()
+        };
+        Agents { sealed: agent(true, Proxy::try_from_env()), local: agent(false, None) }
+    }
+}

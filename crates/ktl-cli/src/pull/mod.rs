@@ -1,0 +1,78 @@
+//! Images and files, fetched from where a Dockerfile names them into the store.
+//!
+//! `ktl stage` asks registries itself, because what comes out of a builder has other digests than what went in: the lock would
+//! name images that no registry knows. What arrives is untrusted: documents are small and parsed strictly, blobs have the size
+//! that was told and count only when their digest is right.
+//!
+//! Follows the OCI distribution specification 1.1.
+
+mod agents;
+mod download;
+mod image;
+mod registry;
+
+pub use image::Puller;
+pub use registry::Registries;
+
+use buildsvc::digest::Digest;
+use buildsvc::manifest::ManifestError;
+use buildsvc::platform::Platform;
+
+use crate::depot::DepotError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    #[error("failed to ask {url}")]
+    Fetch {
+        url: String,
+        #[source]
+        source: ureq::Error,
+    },
+    #[error("failed to read the answer of {url}")]
+    Read {
+        url: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{url} is not there ({status})")]
+    NotFound { url: String, status: u16 },
+    #[error("{url}: access is refused ({status}){}", .why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+    Refused { url: String, status: u16, why: Option<String> },
+    #[error("{url} answers with status {status}")]
+    Status { url: String, status: u16 },
+    #[error("{url} sends more than {limit} bytes")]
+    TooLong { url: String, limit: u64 },
+    #[error("{url} ends after {got} of {expected} bytes")]
+    Short { url: String, expected: u64, got: u64 },
+    #[error("{url} is {got} and not {expected}")]
+    Changed { url: String, expected: Digest, got: Digest },
+    #[error("{digest} is no image")]
+    Document {
+        digest: Digest,
+        #[source]
+        source: ManifestError,
+    },
+    #[error("an index leads to another index, {0}")]
+    Nested(Digest),
+    #[error("{what} is not for {platform}; it is for {there}")]
+    Platform { what: String, platform: Platform, there: String },
+    #[error(transparent)]
+    Depot(#[from] DepotError),
+    #[error("{0}")]
+    Login(String),
+}
+
+impl PullError {
+    /// Whether it may be otherwise in a moment.
+    fn is_passing(&self) -> bool {
+        match self {
+            PullError::Fetch { source, .. } => !matches!(
+                source,
+                ureq::Error::RequireHttpsOnly(_) | ureq::Error::TooManyRedirects | ureq::Error::BadUri(_)
+            ),
+            PullError::Read { .. } | PullError::Short { .. } => true,
+            PullError::Status { status, .. } => matches!(status, 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+}
