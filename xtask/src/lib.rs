@@ -4,9 +4,11 @@
 //! Start at [`setup`] for what a fresh machine needs, at [`tools`] for where a program lies, and at [`parts`] for
 //! a buildkitd, a registry and base images that live as long as a value does.
 
+pub mod attack;
 pub mod bench;
 pub mod command;
 pub mod demo;
+pub mod hostile;
 pub mod parts;
 pub mod setup;
 pub mod test;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use xtask::{bench, demo, setup, test};
+use xtask::{attack, bench, demo, setup, test};
 
 const HELP: &str = "\
 The commands of this repository
@@ -16,10 +16,18 @@ Commands:
           demos/; `demo --all` runs every one
   test    Formatting, lints and all tests, as CI runs them; ends with the counts
   bench   Measure ktl beside buildctl and buildx on one daemon
+  attack  Show ktl, buildctl and buildx to a hostile daemon, case by case; exit 1 when ktl is not safe
+  hostile CASE --listen unix:PATH
+          Be that daemon for one case, until interrupted; prints what it came by. Without CASE, list the cases
   setup   Install what the others need; they call it themselves
 
 setup uses what is on PATH when it is new enough, and puts the rest below .tools. It installs Debian packages as root
 or through sudo; nothing else changes the machine.
+
+Options of attack:
+  --json                 Print JSON instead of a table
+  --clients A,B          Only these: ktl, ktl-unjailed, buildctl, buildx
+  --cases A,B            Only these, or these groups: files, files/unknown-names…; `hostile` lists them
 
 Options of bench:
   --jail                 Starts of jails instead: the native runtime beside nsjail and bwrap; --quick takes 200 runs
@@ -39,6 +47,8 @@ enum Action {
     Test,
     Bench(bench::Request),
     BenchJail(bench::jail::Request),
+    Attack(attack::Request),
+    Hostile(Vec<String>),
     Measure(Vec<String>),
     Spin,
 }
@@ -69,6 +79,8 @@ fn run(action: Action) -> Result<u8> {
         Action::Test => return test::run(),
         Action::Bench(request) => bench::run(&request)?,
         Action::BenchJail(request) => bench::jail::run(request)?,
+        Action::Attack(request) => return attack::run(&request).map(|safe| u8::from(!safe)),
+        Action::Hostile(arguments) => attack::listen(&arguments)?,
         Action::Measure(arguments) => bench::measure(&arguments)?,
         Action::Spin => bench::jail::spin()?,
     }
@@ -95,12 +107,22 @@ fn parse(arguments: &[String]) -> Result<Action> {
             return jail_request(rest).map(Action::BenchJail);
         }
         "bench" => return bench_request(rest).map(Action::Bench),
+        "attack" => return attack_request(rest).map(Action::Attack),
+        "hostile" => return Ok(Action::Hostile(rest.to_vec())),
         other => bail!("no command `{other}`"),
     };
     match rest.first() {
         Some(option) => bail!("{command} knows no option `{option}`"),
         None => Ok(action),
     }
+}
+
+fn attack_request(rest: &[String]) -> Result<attack::Request> {
+    let request = bench_request(rest)?;
+    if request.quick {
+        bail!("attack knows no option `--quick`");
+    }
+    Ok(attack::Request { json: request.json, clients: request.clients, cases: request.cases })
 }
 
 fn bench_request(rest: &[String]) -> Result<bench::Request> {

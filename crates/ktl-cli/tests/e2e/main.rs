@@ -15,6 +15,7 @@ mod exec;
 mod failures;
 mod guard;
 mod help;
+mod hostile;
 mod inputs;
 mod invariants;
 mod jail;
