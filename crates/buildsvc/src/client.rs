@@ -23,7 +23,7 @@ use crate::patience::Heard;
 use crate::platform::Platform;
 use crate::proto::containerd::services::content::v1::content_client::ContentClient;
 use crate::proto::moby::buildkit::v1::control_client::ControlClient;
-use crate::proto::moby::buildkit::v1::{InfoRequest, ListWorkersRequest};
+use crate::proto::moby::buildkit::v1::{InfoRequest, ListWorkersRequest, types};
 use crate::status::bounded;
 use crate::version::Version;
 
@@ -71,6 +71,30 @@ pub struct Worker {
     pub platforms: Vec<Platform>,
     /// Empty for daemons before 0.11.
     pub version: String,
+    /// What it removes by itself, in the order in which the rules are tried.
+    pub gc: Vec<GcRule>,
+    pub devices: Vec<Device>,
+}
+
+/// One rule of a worker's garbage collection. Sizes are bytes, and 0 says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct GcRule {
+    pub all: bool,
+    pub filters: Vec<String>,
+    pub keep: Duration,
+    pub reserved_space: u64,
+    pub max_used_space: u64,
+    pub min_free_space: u64,
+}
+
+/// A device that a worker can give to steps.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Device {
+    pub name: String,
+    /// Without being asked for.
+    pub auto_allow: bool,
+    pub on_demand: bool,
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Client {
@@ -125,17 +149,7 @@ impl Client {
         let mut control = self.control();
         let reply = self.ask(during, limit, control.list_workers(ListWorkersRequest::default())).await?;
         let records = reply.map_err(|status| refused(during, &status))?.into_inner().record;
-        let worker = |record: crate::proto::moby::buildkit::v1::types::WorkerRecord| Worker {
-            id: bounded(record.id, MAX_TEXT),
-            labels: record.labels.into_iter().collect(),
-            platforms: record
-                .platforms
-                .iter()
-                .map(|p| Platform::of(&p.os, &p.architecture, &p.variant))
-                .collect(),
-            version: record.buildkit_version.map_or_else(String::new, |told| bounded(told.version, MAX_TEXT)),
-        };
-        Ok(records.into_iter().map(worker).collect())
+        Ok(records.into_iter().map(Worker::from).collect())
     }
 
     /// Done once the connection has ended.
@@ -190,6 +204,39 @@ impl Client {
                 during,
                 detail: format!("no answer within {} s", limit.as_secs_f32()),
             }),
+        }
+    }
+}
+
+impl From<types::WorkerRecord> for Worker {
+    fn from(record: types::WorkerRecord) -> Worker {
+        let text = |text: String| bounded(text, MAX_TEXT);
+        let size = |size: i64| u64::try_from(size).unwrap_or(0);
+        let rule = |rule: types::GcPolicy| GcRule {
+            all: rule.all,
+            filters: rule.filters.into_iter().map(text).collect(),
+            keep: Duration::from_nanos(size(rule.keep_duration)),
+            reserved_space: size(rule.reserved_space),
+            max_used_space: size(rule.max_used_space),
+            min_free_space: size(rule.min_free_space),
+        };
+        let device = |device: types::CdiDevice| Device {
+            name: text(device.name),
+            auto_allow: device.auto_allow,
+            on_demand: device.on_demand,
+            annotations: device.annotations.into_iter().collect(),
+        };
+        Worker {
+            id: text(record.id),
+            labels: record.labels.into_iter().collect(),
+            platforms: record
+                .platforms
+                .iter()
+                .map(|p| Platform::of(&p.os, &p.architecture, &p.variant))
+                .collect(),
+            version: record.buildkit_version.map_or_else(String::new, |told| text(told.version)),
+            gc: record.gc_policy.into_iter().map(rule).collect(),
+            devices: record.cdi_devices.into_iter().map(device).collect(),
         }
     }
 }

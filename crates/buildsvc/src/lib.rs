@@ -38,4 +38,5 @@ pub mod ssh;
 mod status;
 pub mod steps;
 pub mod store;
+pub mod usage;
 pub mod version;

@@ -56,23 +56,28 @@ impl Build {
         needs
     }
 
-    /// Refuses what `info` cannot do. None of it is a matter of security, so a version that cannot be read, which is
-    /// somebody's own build of the daemon, passes for the newest. A daemon that cannot tell its version is an old one.
+    /// Refuses what `info` cannot do.
     pub(crate) fn check(&self, info: &DaemonInfo) -> Result<(), BuildError> {
-        let version = match info.parsed() {
-            Some(version) if version > Version::new(0, 0, 0) => version,
-            _ if info.version.is_empty() => Version::new(0, 8, 0),
-            _ => return Ok(()),
-        };
-        match self.requirements().into_iter().find(|(since, _)| version < *since) {
-            None => Ok(()),
-            Some((since, what)) => {
-                let shown = if info.version.is_empty() { "before v0.11" } else { info.version.as_str() };
-                Err(BuildError::Unsupported {
-                    version: shown.to_owned(),
-                    what: format!("{what}: that needs {since}"),
-                })
-            }
+        demand(info, self.requirements())
+    }
+}
+
+/// Refuses what `info` cannot do. None of it is a matter of security, so a version that cannot be read, which is somebody's
+/// own build of the daemon, passes for the newest. A daemon that cannot tell its version is an old one.
+pub(crate) fn demand(info: &DaemonInfo, needs: Vec<(Version, &'static str)>) -> Result<(), BuildError> {
+    let version = match info.parsed() {
+        Some(version) if version > Version::new(0, 0, 0) => version,
+        _ if info.version.is_empty() => Version::new(0, 8, 0),
+        _ => return Ok(()),
+    };
+    match needs.into_iter().find(|(since, _)| version < *since) {
+        None => Ok(()),
+        Some((since, what)) => {
+            let shown = if info.version.is_empty() { "before v0.11" } else { info.version.as_str() };
+            Err(BuildError::Unsupported {
+                version: shown.to_owned(),
+                what: format!("{what}: that needs {since}"),
+            })
         }
     }
 }

@@ -54,6 +54,15 @@ const WAYS_TO_GET_ONE: &str = "Have one, in any of these ways:
 - in ktl's own checkout:  cargo xtask setup && sudo .tools/bin/buildkitd --group $(id -gn)
 One that listens elsewhere is named by --builder, KTL_BUILDER or BUILDKIT_HOST, as in --builder tcp://127.0.0.1:1234.";
 
+/// Whether somebody listens at an address; who that is, is not asked.
+pub fn answers(address: &Address) -> bool {
+    match address {
+        Address::Unix(path) => UnixStream::connect(path).is_ok(),
+        Address::Tcp { host, port } => connect_tcp(host, *port).is_ok(),
+        Address::Jail(_) | Address::Ephemeral => false,
+    }
+}
+
 enum ConnectError {
     Io(io::Error),
     Tls(Failure),

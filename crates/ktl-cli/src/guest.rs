@@ -101,7 +101,7 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
     let plan = match plan {
         GuestPlan::Build(plan) => plan,
         GuestPlan::Look(plan) => {
-            let connection = plan.ask_builder.then(|| take(fd::CONNECTION)).transpose()?;
+            let connection = plan.question.as_ref().map(|_| take(fd::CONNECTION)).transpose()?;
             let looked = look::around(&plan, proof, connection)?;
             return hand_out(result_fd, &looked).map(|()| Exit::Ok);
         }

@@ -1,18 +1,21 @@
-//! A look around from inside the jail: what `ktl sandbox probe` and `ktl sandbox doctor` start it for.
+//! A look around from inside the jail: what `ktl sandbox probe`, `ktl sandbox doctor` and `ktl builder` start it for.
 //!
-//! The questions come in with the sealed plan, and only after the proof. A builder is asked who it is from in here as well:
-//! it is untrusted, and the jail is where ktl talks to it.
+//! The questions come in with the sealed plan, and only after the proof. A builder is asked from in here as well: it is
+//! untrusted, and the jail is where ktl talks to it.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use buildsvc::client::Client;
+use buildsvc::client::{Client, Worker};
+use buildsvc::error::BuildError;
+use buildsvc::usage::{Pruning, Selection, Usage};
 use buildsvc::version;
 use sandbox_linux::{Answer, Proof};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, chain};
 use crate::plan::LookPlan;
+use crate::report;
 use crate::stream::Stream;
 
 /// How long a builder may take to answer.
@@ -24,8 +27,35 @@ pub struct Looked {
     pub proof: Proof,
     /// One for each target of the plan, in order.
     pub answers: Vec<Answer>,
-    /// Nothing when no connection was handed in; the reason when the builder gave no sensible answer.
-    pub builder: Option<Result<Introduced, String>>,
+    /// Nothing when the builder was not asked.
+    pub builder: Option<Result<Said, Refused>>,
+}
+
+/// What a builder is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Question {
+    /// Who it is.
+    Introduce,
+    /// All that it says of its workers.
+    Inspect,
+    DiskUsage(Selection),
+    Prune(Pruning),
+}
+
+/// What it answers: to the first two questions of their own, to the others what it keeps or has removed.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Said {
+    Introduced(Introduced),
+    Inspected { version: String, workers: Vec<Worker> },
+    Usage(Usage),
+}
+
+/// A builder that gave no sensible answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Refused {
+    /// The exit code that goes with it.
+    pub code: u8,
+    pub why: String,
 }
 
 /// What a builder says of itself.
@@ -42,29 +72,44 @@ pub struct Introduced {
 /// Answers all questions of the plan.
 pub fn around(plan: &LookPlan, proof: Proof, connection: Option<OwnedFd>) -> Result<Looked, Failure> {
     let answers = plan.targets.iter().map(sandbox_linux::ask).collect();
-    let builder = connection.map(introduction).transpose()?;
+    let builder = match (&plan.question, connection) {
+        (Some(question), Some(connection)) => Some(put(question, connection)?),
+        _ => None,
+    };
     Ok(Looked { proof, answers, builder })
 }
 
-fn introduction(connection: OwnedFd) -> Result<Result<Introduced, String>, Failure> {
+fn put(question: &Question, connection: OwnedFd) -> Result<Result<Said, Refused>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::internal(format!("failed to start a runtime: {error}")))?;
-    Ok(runtime.block_on(async {
-        let stream = Stream::open(connection).map_err(|error| error.to_string())?;
-        let client = Client::over(stream).await.map_err(|error| chain(&error))?;
-        let info = client.info(PATIENCE).await.map_err(|error| chain(&error))?;
-        let workers = client.workers(PATIENCE).await.map_err(|error| chain(&error))?;
-        Ok(Introduced {
-            no_forced_network: version::supports_forced_network(&info, &workers)
-                .err()
-                .map(|error| chain(&error)),
-            workers: workers
-                .iter()
-                .map(|worker| worker.platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
-                .collect(),
-            version: info.version,
-        })
-    }))
+    let answer = runtime.block_on(async {
+        let stream = Stream::open(connection)
+            .map_err(|error| BuildError::Lost { during: "the first question", detail: error.to_string() })?;
+        let client = Client::over(stream).await?;
+        match question {
+            Question::Introduce => introduction(&client).await.map(Said::Introduced),
+            Question::Inspect => {
+                let version = client.info(PATIENCE).await?.version;
+                Ok(Said::Inspected { version, workers: client.workers(PATIENCE).await? })
+            }
+            Question::DiskUsage(selection) => client.disk_usage(selection).await.map(Said::Usage),
+            Question::Prune(pruning) => client.prune(pruning).await.map(Said::Usage),
+        }
+    });
+    Ok(answer.map_err(|error: BuildError| Refused { code: report::exit_code(&error), why: chain(&error) }))
+}
+
+async fn introduction(client: &Client) -> Result<Introduced, BuildError> {
+    let info = client.info(PATIENCE).await?;
+    let workers = client.workers(PATIENCE).await?;
+    Ok(Introduced {
+        no_forced_network: version::supports_forced_network(&info, &workers).err().map(|error| chain(&error)),
+        workers: workers
+            .iter()
+            .map(|worker| worker.platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+            .collect(),
+        version: info.version,
+    })
 }

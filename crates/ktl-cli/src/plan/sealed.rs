@@ -8,6 +8,7 @@ use sandbox_linux::{Probe, Promises};
 use serde::{Deserialize, Serialize};
 
 use super::BuildPlan;
+use crate::look::Question;
 
 /// As the guest reads it.
 #[derive(Debug, Deserialize)]
@@ -32,8 +33,8 @@ pub struct LookPlan {
     pub nonce: String,
     pub verbose: u8,
     pub targets: Vec<Probe>,
-    /// A connection to the builder is handed in, and the builder is to say who it is.
-    pub ask_builder: bool,
+    /// A connection to the builder is handed in, and this is what it is asked.
+    pub question: Option<Question>,
     pub promises: Option<Promises>,
 }
 

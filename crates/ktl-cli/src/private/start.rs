@@ -84,6 +84,11 @@ pub fn dial(
     Ok((dial::dial(&[own], tls, ui)?, Some(lease)))
 }
 
+/// Sees to it that the daemon at `place` runs, whatever it is wanted for. The lease is to be held as long as it is used.
+pub fn lease(place: &Place, flags: &PrivateFlags, env: &Env, ui: &Ui) -> Result<Lock, Failure> {
+    running(&Settings::resolve(place.clone(), flags, env)?, ui)
+}
+
 /// Returns with the daemon running, and a lease on it.
 fn running(settings: &Settings, ui: &Ui) -> Result<Lock, Failure> {
     let place = &settings.place;

@@ -4,8 +4,10 @@
 
 mod attestations;
 mod attributes;
+mod builders;
 mod caches;
 mod calls;
+mod canaries;
 mod clients;
 mod container;
 mod context;

@@ -36,7 +36,7 @@ pub fn run(args: &SandboxArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> 
 }
 
 /// Prints a result. One that cannot be printed is a failure, unless the reader has seen enough of it.
-fn print(text: &str) -> Result<(), Failure> {
+pub fn print(text: &str) -> Result<(), Failure> {
     use std::io::{ErrorKind, Write as _};
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -47,6 +47,6 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
+pub fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
     print(&format!("{value:#}\n"))
 }

@@ -107,7 +107,7 @@ pub fn run(args: &ProbeArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
             nonce: facts.nonce.clone(),
             verbose,
             targets,
-            ask_builder: false,
+            question: None,
             promises: Some(prepared.promises()),
         };
         let looked = launch::look(prepared, &plan, None, &ui, || Ok(()))?;

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::guest::fd;
 use crate::launch::{self, Rooms};
 use crate::log::Log;
-use crate::look::Introduced;
+use crate::look::{Introduced, Question, Said};
 use crate::plan::{self, Facts, LookPlan, SandboxPlan};
 use crate::runtime;
 use crate::ui::Ui;
@@ -241,7 +241,7 @@ impl Trial<'_> {
             nonce: self.facts.nonce.clone(),
             verbose: self.verbose,
             targets: HIDDEN.iter().map(|path| Probe::Path(path.into())).collect(),
-            ask_builder: connection.is_some(),
+            question: connection.as_ref().map(|_| Question::Introduce),
             promises: Some(prepared.promises()),
         };
         let (stream, relay): (Option<OwnedFd>, _) = match connection {
@@ -271,6 +271,11 @@ impl Trial<'_> {
             let found = format!("started one, and {} can be seen in it; {}", seen.join(", "), looked.proof);
             Check::warn(About::Jail, name, found, mend)
         };
-        Ok((check, looked.builder))
+        let builder = looked.builder.map(|answer| match answer {
+            Ok(Said::Introduced(said)) => Ok(said),
+            Ok(_) => Err("the guest has answered another question".to_owned()),
+            Err(refused) => Err(refused.why),
+        });
+        Ok((check, builder))
     }
 }
