@@ -3,6 +3,7 @@
 //! Flags that docker buildx has are named and behave as there; the jail's are ktl's own. Values are parsed here only as far as
 //! clap can say what is wrong with them; [`crate::plan`] settles what they mean together.
 
+mod egress;
 mod names;
 mod step;
 
@@ -20,6 +21,7 @@ use crate::commands::stage::StageArgs;
 use crate::display::Mode;
 use crate::exit;
 use crate::plan::Hermetic;
+pub use egress::EgressFlags;
 pub use names::NamesFlags;
 pub use step::StepFlags;
 
@@ -97,6 +99,8 @@ pub struct BuildArgs {
     #[command(flatten)]
     pub step: StepFlags,
     #[command(flatten)]
+    pub egress: EgressFlags,
+    #[command(flatten)]
     pub result: ResultFlags,
     #[command(flatten)]
     pub display: DisplayFlags,
@@ -110,6 +114,8 @@ const AFTER_BUILD_HELP: &str = "Examples:
   ktl build . -t app:dev                                 build, keep the result in the builder's cache
   ktl build . -t registry.example/app:1 --push           build and push
   ktl build . -o ./out                                   write the final stage's files to ./out
+  ktl build . --egress pypi.org --egress files.pythonhosted.org
+                                                         steps reach these two servers, and nothing else
   ktl build . --sandbox --hermetic                       no network: neither for the client nor for RUN
   ktl build . --sandbox-probe-path /etc/shadow           show that the jail hides a path
 

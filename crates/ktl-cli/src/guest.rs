@@ -18,6 +18,7 @@ use buildsvc::context::{LocalDir, fence};
 use buildsvc::error::BuildError;
 use buildsvc::event::Event;
 use buildsvc::export::Receiver;
+use buildsvc::provenance::Detail;
 use buildsvc::session::{Output, Session, Sink, Upload};
 use buildsvc::store::ContentStore;
 use buildsvc::{build, provenance, version};
@@ -30,6 +31,7 @@ use crate::broker::BrokerClient;
 use crate::cancel::{self, Cancel};
 use crate::claims::Claim;
 use crate::display::{self, Display, Mode};
+use crate::egress::{self, Ledger};
 use crate::env::{self, Env};
 use crate::exec;
 use crate::exit::Exit;
@@ -67,6 +69,8 @@ pub struct GuestResult {
     pub claims: Vec<Claim>,
     /// Why there is no result, for the report. A person has read it on stderr.
     pub failure: Option<String>,
+    /// What was asked of the network, where the build has a list of servers.
+    pub egress: Option<egress::Told>,
 }
 
 /// The open ends that the build works with.
@@ -228,15 +232,27 @@ async fn hold_conversation(
     let (events, updates) = mpsc::channel(256);
     let (notes, noted) = mpsc::unbounded_channel();
     let display = Display::new(plan.progress, display::Output::stderr(plan.colour));
-    let display = tokio::spawn(show(display, updates, noted));
+    let ledger = plan.egress.clone().map(|list| {
+        let upload = plan.upload.as_ref().map(|upload| Upload::url(&upload.id));
+        Arc::new(Ledger::new(list, upload))
+    });
+    let display = tokio::spawn(show(display, updates, noted, ledger.clone()));
 
     let guard = Arc::new(Guard::new(plan.context_guard));
     let outcome = match session(plan, broker, outputs, upload, &guard) {
-        Ok(session) => {
+        Ok(mut session) => {
+            session.verifier = ledger.clone().map(|ledger| ledger as _);
             // The display ends with the last of those who tell events, and notes are to come before that.
             let open = events.clone();
-            let outcome =
-                converse(plan, connection, session, (events, notes.clone()), &mut claims, cancel).await;
+            let outcome = converse(
+                plan,
+                connection,
+                session,
+                (events, notes.clone()),
+                (&mut claims, ledger.as_deref()),
+                cancel,
+            )
+            .await;
             watched::tell(&guard, &notes);
             drop(open);
             outcome.map_err(|ended| watched::denial(&guard).map_or(ended, Ended::Refused))
@@ -254,6 +270,11 @@ async fn hold_conversation(
         Err(_) => display::Outcome::Failed,
     });
     let mut stderr = io::stderr().lock();
+    if let Some(ledger) = ledger.as_ref().filter(|_| !matches!(plan.progress, Mode::Quiet | Mode::RawJson)) {
+        for line in ledger.summary() {
+            let _ = writeln!(stderr, "{line}");
+        }
+    }
     let failed = |failure: String| Some(GuestResult { failure: Some(failure), ..GuestResult::default() });
     let (exit, mut result) = match outcome {
         Ok(mut result) => {
@@ -288,6 +309,8 @@ async fn hold_conversation(
     };
     if let Some(result) = &mut result {
         result.claims = claims;
+        // Only now has all of the progress been heard.
+        result.egress = ledger.map(|ledger| ledger.told());
     }
     (exit, result)
 }
@@ -316,7 +339,7 @@ async fn converse(
     connection: OwnedFd,
     session: Session,
     (events, notes): (mpsc::Sender<Event>, mpsc::UnboundedSender<String>),
-    claims: &mut Vec<Claim>,
+    (claims, ledger): (&mut Vec<Claim>, Option<&Ledger>),
     cancel: CancellationToken,
 ) -> Result<GuestResult, Ended> {
     let stream = Stream::open(connection)
@@ -348,6 +371,12 @@ async fn converse(
         claims.push(Claim::held("network mode of RUN", how).forced());
     }
     let result = build::run(&client, &plan.build, session, &plan.patience, events, cancel).await?;
+    if let Some(ledger) = ledger {
+        match provenance::of_build(&client, &plan.build.reference, Detail::Max).await {
+            Ok(found) => ledger.learn_bodies(&found),
+            Err(error) => drop(notes.send(format!("[egress] no digests of what was fetched: {error}"))),
+        }
+    }
     let mut provenance = BTreeMap::new();
     if let Some(detail) = plan.metadata.as_ref().and_then(|metadata| metadata.provenance) {
         match provenance::of_build(&client, &plan.build.reference, detail).await {
@@ -437,13 +466,19 @@ async fn show(
     mut display: Display,
     mut updates: mpsc::Receiver<Event>,
     mut notes: mpsc::UnboundedReceiver<String>,
+    ledger: Option<Arc<Ledger>>,
 ) -> Display {
     let mut tick = tokio::time::interval(Duration::from_millis(70));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         tokio::select! {
             event = updates.recv() => match event {
-                Some(event) => display.event(event),
+                Some(event) => {
+                    if let Some(ledger) = &ledger {
+                        ledger.hear(&event);
+                    }
+                    display.event(event);
+                }
                 None => {
                     while let Ok(note) = notes.try_recv() {
                         display.note(&note);
@@ -452,7 +487,12 @@ async fn show(
                 }
             },
             Some(note) = notes.recv() => display.note(&note),
-            _ = tick.tick() => display.tick(),
+            _ = tick.tick() => {
+                for line in ledger.iter().flat_map(|ledger| ledger.news()) {
+                    display.note(&line);
+                }
+                display.tick();
+            }
         }
     }
 }

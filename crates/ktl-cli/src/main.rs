@@ -13,6 +13,7 @@ mod commands;
 mod depot;
 mod dial;
 mod display;
+mod egress;
 mod env;
 mod exec;
 mod exit;

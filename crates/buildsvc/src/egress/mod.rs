@@ -1,7 +1,7 @@
 //! Which servers a build may reach: the list, and the decision about one request.
 //!
 //! Pure: the session's policy service asks here for what the daemon is about to fetch ([`Egress::decide`]), and whoever carries
-//! connections asks for what is about to be connected to ([`Egress::admits`], [`Egress::may_connect`]).
+//! connections asks for whom a connection is meant ([`Egress::admits`]) and where it leads ([`special`], [`Egress::names`]).
 
 mod address;
 mod host;
@@ -66,11 +66,14 @@ impl Egress {
             return Decision::Allowed { rule: Some(rule.clone()), target };
         }
         let why = match &target.host {
+            host if self.rules.iter().any(|rule| rule.reaches(host, target.port)) => {
+                Some("the rules for this server do not go so far".to_owned())
+            }
             Host::Address(address) => {
                 special(*address).map(|what| format!("the address is {what}, and no rule names it"))
             }
             Host::Name(name) if name == "localhost" || name.ends_with(".localhost") => {
-                Some("the name is loopback, and no rule names it".to_owned())
+                Some("the name is loopback's, and no rule names it".to_owned())
             }
             Host::Name(_) => None,
         };
@@ -78,8 +81,11 @@ impl Egress {
             None if self.learn => Decision::Allowed { target, rule: None },
             why => Decision::Denied {
                 url: target.to_string(),
-                why: why
-                    .unwrap_or_else(|| format!("no rule allows it; --egress {} would", Rule::of(&target))),
+                why: format!(
+                    "{}; --egress {} would",
+                    why.as_deref().unwrap_or("no rule allows it"),
+                    Rule::of(&target)
+                ),
             },
         }
     }
@@ -90,13 +96,8 @@ impl Egress {
         named || self.learn && !matches!(host, Host::Address(address) if special(*address).is_some())
     }
 
-    /// Whether a connection to this address may be made, whatever name led there: to a public one, or to one that a rule
-    /// names. Whoever runs a name's zone decides where it leads.
-    pub fn may_connect(&self, address: IpAddr, port: u16) -> bool {
-        special(address).is_none() || self.names(address, port)
-    }
-
-    /// Whether a rule names the address itself.
+    /// Whether a rule names the address itself. Others are out of bounds where they are [`special`], whatever name led there:
+    /// whoever runs a name's zone decides where it leads.
     pub fn names(&self, address: IpAddr, port: u16) -> bool {
         let host = Host::Address(address.to_canonical());
         self.rules.iter().any(|rule| rule.reaches(&host, port))
@@ -137,7 +138,7 @@ mod tests {
         );
         assert_eq!(
             denied(&list, "http://169.254.169.254/x"),
-            "the address is link-local, and no rule names it"
+            "the address is link-local, and no rule names it; --egress http://169.254.169.254 would"
         );
         assert!(denied(&list, "http://2130706433/").contains("four decimal"));
 
@@ -156,15 +157,13 @@ mod tests {
         assert!(list.admits(&name, 443) && !list.admits(&name, 80));
         assert!(!list.admits(&Host::parse("evil.example").unwrap(), 443));
         for (address, port, ok) in [
-            ("1.1.1.1", 443, true),
             ("10.0.0.5", 443, true),
             ("::ffff:10.0.0.5", 443, true),
             ("10.0.0.5", 80, false),
             ("10.0.0.6", 443, false),
             ("127.0.0.1", 443, false),
-            ("169.254.169.254", 443, false),
         ] {
-            assert_eq!(list.may_connect(address.parse().unwrap(), port), ok, "{address}:{port}");
+            assert_eq!(list.names(address.parse().unwrap(), port), ok, "{address}:{port}");
         }
         assert_eq!(list.ports(), [443].into());
         assert_eq!(egress(&["x:8080"], true).ports(), [80, 443, 8080].into());

@@ -314,6 +314,7 @@ mod tests {
                     "https://example.org/simple/a",
                     "https://example.org/s%69mple/a",
                     "https://example.org/simple/a%20b",
+                    "https://example.org/simple/./x",
                 ],
                 &[
                     "https://example.org/simpler",
@@ -321,9 +322,9 @@ mod tests {
                     "https://example.org/?/simple",
                     "https://example.org/x/simple",
                     "https://example.org//simple",
+                    "https://example.org/./simple",
                     "https://example.org/simple/../secret",
                     "https://example.org/simple/..",
-                    "https://example.org/simple/./x",
                     "https://example.org/simple/%2e%2e/secret",
                     "https://example.org/simple/.%2E/secret",
                     "https://example.org/simple/%252e%252e/secret",

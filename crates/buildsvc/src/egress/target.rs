@@ -118,12 +118,12 @@ impl Target {
     }
 }
 
-/// A path without escapes; `None` where undoing them once more, or leaving parts out, would make it another.
+/// A path without escapes; `None` where undoing them once more, or going up by `..`, would make it another.
 fn plain(path: &str) -> Option<String> {
     let mut text = path.to_owned();
     for _ in 0..MAX_ROUNDS {
-        let odd = |part: &str| matches!(part.split(';').next(), Some("." | ".."));
-        if text.contains(['\\', '\0']) || text.split('/').any(odd) {
+        let up = |part: &str| part.split(';').next() == Some("..");
+        if text.contains(['\\', '\0']) || text.split('/').any(up) {
             return None;
         }
         let next = unescape(&text)?;

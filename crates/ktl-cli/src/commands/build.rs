@@ -24,6 +24,7 @@ use crate::cancel::Cancel;
 use crate::claims::{self, Claim, State};
 use crate::cli::BuildArgs;
 use crate::dial::Connection;
+use crate::egress;
 use crate::env::{self, Env};
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
@@ -100,6 +101,12 @@ fn build(
         }
     }
 
+    if plan.egress.is_some() {
+        for claim in egress::UNPROVEN {
+            ui.note(format_args!("[egress] unproven: {claim}"));
+        }
+    }
+
     let mut files = ResultFiles::open(host, &plan.nonce)?;
     for warning in &host.warnings {
         ui.line(format_args!("WARNING: {warning}"));
@@ -116,6 +123,9 @@ fn build(
         }
         Ok((exit, result))
     });
+    if let Ok((_, Some(result))) = &held {
+        files.record(result)?;
+    }
     match held {
         Ok((Exit::Ok, Some(result))) => {
             opened.into_iter().try_for_each(Opened::commit)?;
@@ -352,6 +362,8 @@ fn refuse_tar_on_a_terminal(host: &HostPlan) -> Result<(), Failure> {
 struct ResultFiles {
     metadata: Option<PendingFile>,
     iid: Option<PendingFile>,
+    egress_learn: Option<PendingFile>,
+    egress_record: Option<PendingFile>,
 }
 
 impl ResultFiles {
@@ -363,7 +375,12 @@ impl ResultFiles {
                 failure
             })
         };
-        Ok(ResultFiles { metadata: open(&host.metadata_file)?, iid: open(&host.iidfile)? })
+        Ok(ResultFiles {
+            metadata: open(&host.metadata_file)?,
+            iid: open(&host.iidfile)?,
+            egress_learn: open(&host.egress_learn)?,
+            egress_record: open(&host.egress_record)?,
+        })
     }
 
     fn write(&mut self, result: &GuestResult, reference: &str) -> Result<(), Failure> {
@@ -379,7 +396,21 @@ impl ResultFiles {
             file.write_all(id.as_bytes())?;
             file.commit()?;
         }
+        if let (Some(told), Some(mut file)) = (&result.egress, self.egress_learn.take()) {
+            file.write_all(told.list().as_bytes())?;
+            file.commit()?;
+        }
         Ok(())
+    }
+
+    /// The record of requests, also of a build that failed.
+    fn record(&mut self, result: &GuestResult) -> Result<(), Failure> {
+        let (Some(told), Some(mut file)) = (&result.egress, self.egress_record.take()) else { return Ok(()) };
+        let record = told
+            .record()
+            .map_err(|error| Failure::internal(format!("failed to write the record of requests: {error}")))?;
+        file.write_all(&record)?;
+        Ok(file.commit()?)
     }
 }
 

@@ -10,6 +10,7 @@ mod attributes;
 mod caches;
 mod call;
 mod contexts;
+mod egress;
 mod guard;
 mod hermetic;
 mod inputs;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 use buildsvc::build::Build;
 use buildsvc::context::guard::Watch;
+use buildsvc::egress::Egress;
 use buildsvc::output::Destination;
 use buildsvc::patience::Patience;
 use buildsvc::secret::SecretSpec;
@@ -104,6 +106,8 @@ pub struct BuildPlan {
     /// What the metadata file is to hold, where there is one.
     pub metadata: Option<Metadata>,
     pub hermetic: Hermetic,
+    /// The servers that the build may reach, where that is not for the builder alone to say.
+    pub egress: Option<Egress>,
     /// The builder's address, for messages.
     pub builder: String,
     /// What the jail promises; `None` when the user chose to run without.
@@ -175,6 +179,10 @@ pub struct HostPlan {
     pub login_file: Option<PathBuf>,
     pub metadata_file: Option<PathBuf>,
     pub iidfile: Option<PathBuf>,
+    /// Where the list of the servers that were reached goes.
+    pub egress_learn: Option<PathBuf>,
+    /// Where the record of all requests goes.
+    pub egress_record: Option<PathBuf>,
     pub cache: PathBuf,
     pub sandbox: Option<SandboxPlan>,
     pub log: LogPlan,
@@ -325,6 +333,7 @@ pub fn resolve(
             .filter(|_| call.is_none())
             .map(|_| Metadata::of_env(env)),
         hermetic: args.sandbox.hermetic,
+        egress: egress::resolve(args, facts)?,
         builder: String::new(),
         promises: None,
     };
@@ -334,6 +343,9 @@ pub fn resolve(
     vcs::add(args, env, facts, &inputs, &mut plan, &mut warnings)?;
     if args.sandbox.hermetic.is_on() {
         plan.build.without_network();
+    }
+    if let Some(list) = &plan.egress {
+        egress::add(list, &mut plan.build)?;
     }
     let host = HostPlan {
         dockerfile: inputs.dockerfile(),
@@ -352,6 +364,8 @@ pub fn resolve(
         login_file,
         metadata_file: args.result.metadata_file.as_ref().map(|path| facts.cwd.join(path)),
         iidfile: args.result.iidfile.as_ref().map(|path| facts.cwd.join(path)),
+        egress_learn: args.egress.egress_learn.as_ref().map(|path| facts.cwd.join(path)),
+        egress_record: args.egress.egress_record.as_ref().map(|path| facts.cwd.join(path)),
         cache,
         sandbox,
         log: client_log_plan(&args.sandbox.log, args.sandbox.json, facts)?,

@@ -13,6 +13,7 @@ mod container;
 mod context;
 mod demos;
 mod doctor;
+mod egress;
 mod exec;
 mod failures;
 mod guard;

@@ -1,0 +1,256 @@
+//! Builds that may reach the servers of a list: what passes, what does not, and what is told of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::ktl::World;
+use xtask::parts::{BaseImage, push_base_images};
+
+/// A server of files, at an address that is loopback and that no program leaves its proxy out for.
+struct Mirror {
+    address: String,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+/// What a path leads to: a body, or, beginning with `->`, another place.
+type Files = BTreeMap<String, Vec<u8>>;
+
+impl Mirror {
+    fn start(files: Files) -> Mirror {
+        let listener = TcpListener::bind("127.0.0.2:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (files, log) = (Arc::new(files), asked.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (files, log) = (files.clone(), log.clone());
+                std::thread::spawn(move || drop(answer(&stream, &files, &log)));
+            }
+        });
+        Mirror { address, asked }
+    }
+
+    fn was_asked(&self, path: &str) -> bool {
+        self.asked.lock().unwrap().iter().any(|asked| asked == path)
+    }
+}
+
+fn answer(stream: &TcpStream, files: &Files, log: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut request = String::new();
+        if reader.read_line(&mut request)? == 0 {
+            return Ok(());
+        }
+        let mut header = String::from("-");
+        while !header.trim().is_empty() {
+            header.clear();
+            reader.read_line(&mut header)?;
+        }
+        let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+        log.lock().unwrap().push(path.clone());
+        let (status, extra, body) = match files.get(&path) {
+            Some(to) if to.starts_with(b"->") => {
+                ("302 Found", format!("Location: {}\r\n", String::from_utf8_lossy(&to[2..])), &[][..])
+            }
+            Some(body) => ("200 OK", String::new(), body.as_slice()),
+            None => ("404 Not Found", String::new(), &[][..]),
+        };
+        let head = format!("HTTP/1.1 {status}\r\n{extra}Content-Length: {}\r\n\r\n", body.len());
+        let mut writer = stream;
+        writer.write_all(head.as_bytes())?;
+        writer.write_all(body)?;
+    }
+}
+
+fn files(pairs: &[(&str, &str)]) -> Files {
+    pairs.iter().map(|(path, body)| (path.to_string(), body.as_bytes().to_vec())).collect()
+}
+
+#[test]
+fn exactly_what_is_listed_is_reached() {
+    let other = Mirror::start(files(&[("/elsewhere", "no")]));
+    let away = format!("->http://{}/elsewhere", other.address);
+    let mirror = Mirror::start(files(&[
+        ("/good/a", "a"),
+        ("/good/b", "b"),
+        ("/good/moved", "->/good/a"),
+        ("/good/away", &away),
+        ("/secret", "s"),
+    ]));
+    let at = &mirror.address;
+    let steps = [
+        format!("wget -q -O- http://{at}/good/a | grep -qx a && echo reached a"),
+        format!("wget -q -O- http://{at}/good/moved | grep -qx a && echo reached by redirect"),
+        format!("wget -O- http://{at}/secret 2>&1 || echo secret not reached"),
+        format!("wget -O- http://{at}/good/../secret 2>&1 || echo dots not reached"),
+        format!("wget -O- http://{at}/good/away 2>&1 || echo away not reached"),
+        "wget -O- http://169.254.169.254/latest 2>&1 || echo metadata not reached".to_owned(),
+        // Past the proxy there is nothing at all.
+        format!(
+            "printf 'GET /good/b HTTP/1.0\\r\\n\\r\\n' | nc -w 3 {} || echo unproxied not reached",
+            at.replace(':', " ")
+        ),
+    ];
+    let world = World::with_dockerfile("FROM BUSYBOX\nCOPY steps /\nRUN sh /steps\n");
+    world.write("ctx/steps", steps.join("\n"));
+    let registry = crate::ktl::PARTS.registry.address();
+    let rule = format!("http://{at}/good");
+    let build = |world: &World, record: &str| {
+        let listed = ["--egress", &rule, "--egress", registry, "--egress-record", record];
+        world.build(&[&["--progress=plain", "--no-cache"], &listed[..]].concat()).ok()
+    };
+    let ran = build(&world, "one.jsonl");
+    let ran =
+        ran.says("reached a").says("reached by redirect").says("secret not reached").says("403 Forbidden");
+    let ran = ran.says("dots not reached").says("away not reached").says("metadata not reached");
+    let ran = ran.says("unproxied not reached").says("[egress] unproven: where a listed name leads");
+    ran.says(&format!("[egress] denied http://{at}/secret by [3/3] RUN")).says("link-local");
+    assert!(mirror.was_asked("/good/a") && !mirror.was_asked("/secret") && !mirror.was_asked("/good/b"));
+    assert!(!other.was_asked("/elsewhere"));
+
+    let record = world.read("one.jsonl");
+    let lines: Vec<serde_json::Value> =
+        record.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |url: &str| {
+        lines.iter().find(|line| line["url"] == url).unwrap_or_else(|| panic!("no {url} in:\n{record}"))
+    };
+    let good = of(&format!("http://{at}/good/a"));
+    assert_eq!(
+        (&good["verdict"], &good["method"], &good["status"]),
+        (&"allowed".into(), &"GET".into(), &200.into())
+    );
+    assert_eq!(good["sha256"], hex(b"a"));
+    assert_eq!(good["rule"], rule);
+    let denied = of(&format!("http://{at}/secret"));
+    assert_eq!(denied["verdict"], "denied");
+    assert!(denied["step"].as_str().unwrap().contains("RUN"));
+    build(&world, "two.jsonl");
+    assert_eq!(world.read("two.jsonl"), record, "two builds have one record");
+
+    // The control: without the list everything is there.
+    let ran = world.build(&["--progress=plain", "--no-cache"]).ok();
+    ran.says_not("secret not reached").says_not("away not reached").says_not("unproxied not reached");
+    assert!(mirror.was_asked("/secret") && mirror.was_asked("/good/b") && other.was_asked("/elsewhere"));
+}
+
+#[test]
+fn what_the_daemon_fetches_obeys_too() {
+    let mirror = Mirror::start(files(&[("/file", "x")]));
+    let at = &mirror.address;
+    let registry = crate::ktl::PARTS.registry.address();
+    let add = World::with_dockerfile(&format!("FROM scratch\nADD http://{at}/file /\n"));
+    let listed = ["--egress", at.as_str(), "--no-cache", "--egress-record", "r"];
+    add.build(&listed).ok();
+    assert!(add.read("r").contains(&format!("\"url\":\"http://{at}/file\"")), "{}", add.read("r"));
+    let denied = add.build(&["--egress", registry, "--no-cache"]).ends_with(5);
+    denied.says(&format!("denied http://{at}/file: ")).says(&format!("--egress http://{at} would"));
+    let image = World::with_dockerfile("FROM BUSYBOX\nRUN true\n");
+    image.build(&["--egress", registry, "--no-cache"]).ok();
+    image
+        .build(&["--egress", at, "--no-cache"])
+        .ends_with(5)
+        .says("image://")
+        .says("is loopback, and no rule names it");
+    image
+        .build(&["--egress", at, "-t", "other.example/a", "--push"])
+        .ends_with(5)
+        .says("the push to other.example/a");
+    image
+        .build(&["--egress", at, "--cache-from", "other.example/a"])
+        .ends_with(5)
+        .says("the cache other.example/a");
+    image.build(&["--egress", "http://a.example/../b"]).ends_with(2).says("a path of a rule");
+    image.build(&["--egress", "a.example", "--hermetic"]).ends_with(2).says("Leave one of them out");
+    image.build(&["--egress-record", "r"]).ends_with(2).says("means nothing without");
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A `.deb` with one file, and an index that has it.
+fn repository(scratch: &std::path::Path) -> Files {
+    let tar = |name: &str, files: &[(&str, &str)]| {
+        let dir = scratch.join(name);
+        for (path, text) in files {
+            let path = dir.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let mut command = Command::new("tar");
+        command
+            .args(["--owner=0", "--group=0", "--mtime=@0", "--sort=name", "-cf", "-", "-C"])
+            .arg(&dir)
+            .arg(".");
+        let made = command.output().unwrap();
+        assert!(made.status.success());
+        made.stdout
+    };
+    let about = "Package: ktl-sample\nVersion: 1.0\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: sample\n";
+    let members = [
+        ("debian-binary", b"2.0\n".to_vec()),
+        ("control.tar", tar("control", &[("control", about)])),
+        ("data.tar", tar("data", &[("usr/share/ktl-sample", "sampled\n")])),
+    ];
+    let mut deb = b"!<arch>\n".to_vec();
+    for (name, bytes) in members {
+        deb.extend(
+            format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100_644, bytes.len()).bytes(),
+        );
+        deb.extend(&bytes);
+        deb.extend(vec![b'\n'; bytes.len() % 2]);
+    }
+    let index =
+        format!("{about}Filename: pool/./ktl-sample.deb\nSize: {}\nSHA256: {}\n\n", deb.len(), hex(&deb));
+    [("/debian/index/Packages", index.into_bytes()), ("/debian/pool/./ktl-sample.deb", deb)]
+        .map(|(path, body)| (path.to_owned(), body))
+        .into()
+}
+
+#[test]
+fn apt_installs_from_what_is_listed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mirror = Mirror::start(repository(scratch.path()));
+    let at = &mirror.address;
+    let parts = &crate::ktl::PARTS;
+    push_base_images(&parts.daemon, &parts.registry, &[BaseImage::Debian]).unwrap();
+    let debian = BaseImage::Debian.reference(&parts.registry);
+    let world = World::with_dockerfile(&format!(
+        "FROM {debian}\n\
+         RUN rm -rf /etc/apt/sources.list*; echo 'deb [trusted=yes] http://{at}/debian index/' > /etc/apt/sources.list; \
+             apt-get update && apt-get install -y ktl-sample && cat /usr/share/ktl-sample\n"
+    ));
+    let registry = parts.registry.address();
+    let listed = |rule: &str, record: &str| {
+        let args = ["--no-cache", "--progress=plain", "--egress", registry, "--egress-record", record];
+        world.build(&[&args[..], &["--egress", rule]].concat())
+    };
+    let all = format!("{at}/debian");
+    listed(&all, "one").ok().says(" sampled");
+    listed(&all, "two").ok();
+    let record = world.read("one");
+    assert_eq!(record, world.read("two"));
+    let body =
+        |line: &serde_json::Value| line["url"].as_str().is_some_and(|url| url.ends_with("ktl-sample.deb"));
+    let lines: Vec<serde_json::Value> =
+        record.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let deb = lines.iter().find(|line| body(line)).unwrap_or_else(|| panic!("{record}"));
+    assert_eq!(deb["sha256"], hex(&repository(scratch.path())["/debian/pool/./ktl-sample.deb"]));
+    // The index alone is not enough.
+    let ran = listed(&format!("{at}/debian/index"), "three").ends_with(1);
+    ran.says("403").says(&format!("[egress] denied http://{at}/debian/pool/./ktl-sample.deb"));
+
+    // What was learned is what suffices.
+    let learn = ["--no-cache", "--egress", registry, "--egress", &all, "--egress-learn", "list"];
+    world.build(&learn).ok();
+    let list = world.read("list");
+    assert!(list.contains(&all) && list.contains(registry), "{list}");
+    world.build(&["--no-cache", "--egress", "@list"]).ok();
+}
