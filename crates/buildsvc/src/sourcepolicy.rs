@@ -3,11 +3,14 @@
 //! Follows moby/buildkit `sourcepolicy/pb`. A policy is a promise of safety, so what is not understood is refused: Go would
 //! leave out a key that it does not know, and with it a rule.
 
+mod pinned;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::proto::moby::buildkit::v1::sourcepolicy as wire;
+pub use pinned::Pinned;
 
 /// Rules in order; the last that matches decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -62,6 +62,13 @@ pub fn supports_proxy_network(info: &DaemonInfo, workers: &[Worker]) -> Result<(
     promised_since(Version::new(0, 31, 0), "put steps behind its proxy", info, workers)
 }
 
+/// Whether the daemon can be held to a [hermetic](crate::sourcepolicy::Pinned) build: it keeps to both of the above, and asks the
+/// policy before it looks for an image, where older ones asked after it.
+pub fn supports_hermetic(info: &DaemonInfo, workers: &[Worker]) -> Result<(), BuildError> {
+    supports_forced_network(info, workers)?;
+    promised_since(Version::new(0, 13, 0), "keep a build to what is pinned", info, workers)
+}
+
 /// These are security promises, so a daemon whose version cannot be read is refused too, and so is one of several workers
 /// that does not say the same.
 fn promised_since(
@@ -135,6 +142,14 @@ mod tests {
             let verdict = supports_proxy_network(&DaemonInfo { version: daemon.to_owned() }, &[]);
             assert_eq!(verdict.is_ok(), ok, "{daemon}");
             assert!(matches!(verdict, Ok(()) | Err(BuildError::Unenforceable { .. })));
+        }
+    }
+
+    #[test]
+    fn hermetic_builds() {
+        for (daemon, ok) in [("v0.13.0", true), ("v0.12.5", false), ("", false), ("5a9ea6c31b4c", false)] {
+            let verdict = supports_hermetic(&DaemonInfo { version: daemon.to_owned() }, &[]);
+            assert_eq!(verdict.is_ok(), ok, "{daemon}");
         }
     }
 

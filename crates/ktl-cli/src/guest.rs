@@ -5,8 +5,10 @@
 //! the host side made. It reads no environment and no file but the context.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use std::time::Duration;
 use buildsvc::client::Client;
 use buildsvc::context::guard::Guard;
 use buildsvc::context::{LocalDir, fence};
+use buildsvc::dockerfile::TEXT_LIMIT;
 use buildsvc::error::BuildError;
 use buildsvc::event::Event;
 use buildsvc::export::Receiver;
@@ -142,7 +145,7 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
 }
 
 fn hand_out(fd: OwnedFd, result: &impl Serialize) -> Result<(), Failure> {
-    serde_json::to_writer(std::fs::File::from(fd), result)
+    serde_json::to_writer(File::from(fd), result)
         .map_err(|error| Failure::internal(format!("failed to hand the result out of the jail: {error}")))
 }
 
@@ -177,7 +180,7 @@ fn prove(env: &Env) -> Result<(GuestPlan, Proof, OwnedFd), Failure> {
     let verdict = sandbox_linux::verify(promises);
     let result = sandbox_linux::take_fd(fd::RESULT);
     let reported = result.and_then(|result| {
-        let result = std::fs::File::from(result);
+        let result = File::from(result);
         Reported::of(&verdict).hand_out(&result).map(|()| OwnedFd::from(result))
     });
     let proof = verdict.map_err(|error| {
@@ -298,10 +301,16 @@ async fn hold_conversation(
             let _ = write!(stderr, "{failure}");
             (failure.exit, failed(failure.title))
         }
-        Err(Ended::Build(error)) => {
-            let _ = write!(stderr, "{}", report::render(&error, &summary, plan.colour));
+        Err(Ended::Build(mut error)) => {
+            let rule = report::rule::broken(&error, plan.hermetic).filter(|_| plan.hermetic.is_on());
+            if rule.is_some() {
+                let (name, text) = dockerfile(plan);
+                report::rule::place(&mut error, plan.hermetic, name, &text);
+            }
+            let _ = write!(stderr, "{}", report::render(&error, &summary, rule.as_deref(), plan.colour));
             let exit = match (&error, signal.received()) {
                 (BuildError::Cancelled, Some(signal)) => Exit::Signal(signal),
+                _ if rule.is_some() => Exit::Policy,
                 _ => Exit::Guest(report::exit_code(&error)),
             };
             (exit, failed(chain(&error)))
@@ -313,6 +322,23 @@ async fn hold_conversation(
         result.egress = ledger.map(|ledger| ledger.told());
     }
     (exit, result)
+}
+
+/// The Dockerfile's name and, where it is a file that can be read here, its text.
+fn dockerfile(plan: &BuildPlan) -> (&str, Vec<u8>) {
+    let name = plan.build.frontend_attrs.get("filename").map_or("Dockerfile", String::as_str);
+    let mut text = Vec::new();
+    if let Some(local) = plan.locals.iter().find(|local| local.name == "dockerfile")
+        && let Ok(file) = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(local.path.join(name))
+        && file.metadata().is_ok_and(|found| found.is_file())
+        && file.take(TEXT_LIMIT as u64).read_to_end(&mut text).is_err()
+    {
+        text.clear();
+    }
+    (name, text)
 }
 
 /// How a conversation ends without a result.
@@ -354,11 +380,11 @@ async fn converse(
             answers = async { tokio::try_join!(client.info(limit), client.workers(limit)) } => answers?,
             () = cancel.cancelled() => return Err(BuildError::Cancelled.into()),
         };
-        version::supports_forced_network(&info, &workers).map_err(|error| {
+        version::supports_hermetic(&info, &workers).map_err(|error| {
             Failure::new(
                 Exit::Policy,
                 format!(
-                    "--hermetic: the builder at {} cannot keep RUN off the network: {error}",
+                    "--hermetic: the builder at {} cannot keep a build to what is pinned: {error}",
                     plan.builder
                 ),
             )
@@ -369,6 +395,9 @@ async fn converse(
             info.version
         );
         claims.push(Claim::held("network mode of RUN", how).forced());
+        let how = "directories and stores of this build and images by digest alone; the policy that denies all else is part of \
+                   the request";
+        claims.push(Claim::held("sources", how).forced());
     }
     let result = build::run(&client, &plan.build, session, &plan.patience, events, cancel).await?;
     if let Some(ledger) = ledger {
@@ -450,7 +479,7 @@ fn session(
                 Some(Output { path: name.clone(), sink: Sink::File(fd.into()) })
             }
             GuestOutput::Directory(path) => {
-                let dir = std::fs::File::open(path).map_err(|error| {
+                let dir = File::open(path).map_err(|error| {
                     Failure::new(Exit::BuildFailed, format!("failed to open {}: {error}", path.display()))
                 })?;
                 let sink = Sink::Directory(Arc::new(Receiver::new(dir.into())));

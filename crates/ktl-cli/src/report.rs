@@ -7,6 +7,7 @@
 
 mod excerpt;
 mod hint;
+pub mod rule;
 #[cfg(test)]
 mod tests;
 
@@ -23,8 +24,8 @@ const MESSAGE_MAX: usize = 16 * 1024;
 const EXCERPTS_MAX: usize = 4;
 
 /// The report of a failure, with a newline at its end. With `summary.logs_shown`, the output of the failed steps is on
-/// the screen already and is not repeated.
-pub fn render(failure: &BuildError, summary: &Summary, colour: bool) -> String {
+/// the screen already and is not repeated. A rule of the build's own that it broke takes the place of hints.
+pub fn render(failure: &BuildError, summary: &Summary, rule: Option<&str>, colour: bool) -> String {
     let bold_red = if colour { ("\u{1b}[1;31m", "\u{1b}[0m") } else { ("", "") };
     let message = inert::bounded(&message(failure), MESSAGE_MAX);
     let mut out = format!("{}ERROR:{} {}\n", bold_red.0, bold_red.1, inert::paragraph(&message));
@@ -38,9 +39,13 @@ pub fn render(failure: &BuildError, summary: &Summary, colour: bool) -> String {
             out.push_str(&excerpt::render(source, ranges, colour));
         }
     }
-    for hint in hint::of(failure, summary) {
+    let (label, lines) = match rule {
+        Some(rule) => ("rule", vec![rule.to_owned()]),
+        None => ("hint", hint::of(failure, summary)),
+    };
+    for line in lines {
         let cyan = if colour { ("\u{1b}[36m", "\u{1b}[0m") } else { ("", "") };
-        let _ = writeln!(out, "{}hint:{} {}", cyan.0, cyan.1, inert::text(&hint));
+        let _ = writeln!(out, "{}{label}:{} {}", cyan.0, cyan.1, inert::text(&line));
     }
     out
 }

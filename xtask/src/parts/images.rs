@@ -30,6 +30,12 @@ impl BaseImage {
     pub fn reference(self, registry: &Registry) -> String {
         format!("{}/{}:latest", registry.address(), self.name())
     }
+
+    /// The image, once pushed, as one that cannot become another: `127.0.0.1:PORT/busybox@sha256:…`.
+    pub fn by_digest(self, registry: &Registry) -> Result<String> {
+        let digest = registry.digest(self.name(), "latest")?;
+        Ok(format!("{}/{}@{digest}", registry.address(), self.name()))
+    }
 }
 
 /// Builds the images on `daemon` and pushes them to `registry`, with the registry's credentials.

@@ -76,6 +76,13 @@ impl Registry {
         &self.address
     }
 
+    /// What a tag means at this moment, as the registry's files have it.
+    pub fn digest(&self, name: &str, tag: &str) -> Result<String> {
+        let tags = format!("storage/docker/registry/v2/repositories/{name}/_manifests/tags");
+        let link = self.docker_config.with_file_name(tags).join(tag).join("current/link");
+        fs::read_to_string(&link).with_context(|| format!("read {}", link.display()))
+    }
+
     /// A directory for `DOCKER_CONFIG` with a `config.json` that holds this registry's credentials.
     pub fn docker_config(&self) -> &Path {
         &self.docker_config

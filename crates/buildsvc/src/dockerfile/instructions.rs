@@ -12,15 +12,31 @@ pub(super) struct Instruction {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Parsed {
     pub instructions: Vec<Instruction>,
-    /// The image of a `syntax` directive.
-    pub syntax: Option<String>,
+    pub syntax: Option<Syntax>,
     /// `\` or a backquote.
     pub escape: char,
 }
 
+/// A directive that names the frontend for a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Syntax {
+    pub image: String,
+    /// All of it: what follows the image is for the frontend.
+    pub directive: String,
+    /// Where it stands, from 1.
+    pub line: usize,
+}
+
+impl Syntax {
+    pub fn of(directive: &str, line: usize) -> Syntax {
+        let image = directive.split(' ').next().unwrap_or_default().to_owned();
+        Syntax { image, directive: directive.to_owned(), line }
+    }
+}
+
 pub(super) fn parse(text: &str) -> Parsed {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let escape = match directive(text, "#", "escape").as_deref() {
+    let escape = match directive(text, "#", "escape").as_ref().map(|(value, _)| value.as_str()) {
         Some("`") => '`',
         _ => '\\',
     };
@@ -65,29 +81,31 @@ fn continued(line: &str, escape: char) -> (String, bool) {
     }
 }
 
-/// The image that the text names as its frontend, in any of the three forms.
-fn syntax(text: &str) -> Option<String> {
-    let text = match text.strip_prefix("#!") {
-        Some(rest) => rest.split_once('\n').map_or("", |(_, rest)| rest),
-        None => text,
+/// The frontend that the text names, in any of the three forms.
+pub fn syntax(text: &str) -> Option<Syntax> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let (text, before) = match text.strip_prefix("#!") {
+        Some(rest) => (rest.split_once('\n').map_or("", |(_, rest)| rest), 1),
+        None => (text, 0),
     };
-    let value = directive(text, "#", "syntax").or_else(|| directive(text, "//", "syntax")).or_else(|| {
-        let json: serde_json::Value = serde_json::from_str(text).ok()?;
-        Some(json.get("syntax")?.as_str()?.to_owned())
-    })?;
-    value.split(' ').next().filter(|image| !image.is_empty()).map(str::to_owned)
+    let (value, line) =
+        directive(text, "#", "syntax").or_else(|| directive(text, "//", "syntax")).or_else(|| {
+            let json: serde_json::Value = serde_json::from_str(text).ok()?;
+            Some((json.get("syntax")?.as_str()?.to_owned(), 1))
+        })?;
+    Some(Syntax::of(&value, before + line)).filter(|syntax| !syntax.image.is_empty())
 }
 
-/// The value of a directive. They stand in the first lines, and the first line that is none ends them.
-fn directive(text: &str, comment: &str, wanted: &str) -> Option<String> {
-    for line in text.lines() {
+/// The value of a directive, and its line. They stand in the first lines, and the first line that is none ends them.
+fn directive(text: &str, comment: &str, wanted: &str) -> Option<(String, usize)> {
+    for (index, line) in text.lines().enumerate() {
         let (key, value) = line.trim_start().strip_prefix(comment)?.split_once('=')?;
         let (key, value) = (key.trim().to_ascii_lowercase(), value.trim());
         if value.is_empty() || !matches!(key.as_str(), "syntax" | "escape" | "check") {
             return None;
         }
         if key == wanted {
-            return Some(value.to_owned());
+            return Some((value.to_owned(), index + 1));
         }
     }
     None
@@ -187,19 +205,20 @@ mod tests {
     #[test]
     fn frontends_are_named_in_three_ways() {
         let table = [
-            ("# syntax=docker/dockerfile:1\nFROM a", Some("docker/dockerfile:1")),
-            ("#syntax = r.example/f:1 arg=x\nFROM a", Some("r.example/f:1")),
-            ("# escape=`\n# SYNTAX=a/b", Some("a/b")),
-            ("#!/usr/bin/env x\n# syntax=a/b", Some("a/b")),
-            ("// syntax=a/b\n", Some("a/b")),
-            (r#"{"syntax": "a/b"}"#, Some("a/b")),
+            ("# syntax=docker/dockerfile:1\nFROM a", Some(("docker/dockerfile:1", 1))),
+            ("#syntax = r.example/f:1 arg=x\nFROM a", Some(("r.example/f:1", 1))),
+            ("# escape=`\n# SYNTAX=a/b", Some(("a/b", 2))),
+            ("#!/usr/bin/env x\n# syntax=a/b", Some(("a/b", 2))),
+            ("// syntax=a/b\n", Some(("a/b", 1))),
+            (r#"{"syntax": "a/b"}"#, Some(("a/b", 1))),
             ("# a note\n# syntax=a/b", None),
             ("\n# syntax=a/b", None),
             ("FROM a\n# syntax=a/b", None),
             ("# syntax=", None),
         ];
         for (text, expected) in table {
-            assert_eq!(parse(text).syntax.as_deref(), expected, "{text:?}");
+            let syntax = parse(text).syntax;
+            assert_eq!(syntax.as_ref().map(|found| (found.image.as_str(), found.line)), expected, "{text:?}");
         }
     }
 }

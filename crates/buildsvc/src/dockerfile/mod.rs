@@ -17,6 +17,7 @@ use crate::platform::Platform;
 use crate::reference::ImageRef;
 use expansion::Scope;
 use instructions::{Instruction, Parsed, words};
+pub use instructions::{Syntax, syntax};
 
 pub use added::{Sources, SourcesError, UrlSource};
 
@@ -55,8 +56,8 @@ pub fn references(text: &str, arguments: &Arguments) -> Vec<ImageRef> {
     }
     let parsed = instructions::parse(text);
     let mut found = Found::default();
-    if let Some(image) = &parsed.syntax {
-        found.image(image, &[]);
+    if let Some(syntax) = &parsed.syntax {
+        found.image(&syntax.image, &[]);
     }
     let short = parsed.instructions.len() <= INSTRUCTIONS_FOR_EACH_PLATFORM;
     let hangs_on = |names: &[&str]| short && names.iter().any(|name| text.contains(name));
@@ -105,8 +106,8 @@ pub fn sources(
         return Err(SourcesError::TooManyImages);
     }
     let mut sources = found.sources;
-    let syntax = arguments.build_args.get("BUILDKIT_SYNTAX").or(parsed.syntax.as_ref());
-    if let Some(image) = syntax.and_then(|syntax| syntax.split(' ').next()) {
+    let given = arguments.build_args.get("BUILDKIT_SYNTAX").map(|directive| Syntax::of(directive, 0));
+    if let Some(Syntax { image, .. }) = given.or(parsed.syntax) {
         match image.parse() {
             Ok(image) => sources.frontend = Some(image),
             Err(_) => sources.unknown.push(format!("the frontend {image:?}")),

@@ -20,6 +20,10 @@ pub struct StepFlags {
     /// [also: EXPERIMENTAL_BUILDKIT_SOURCE_POLICY]
     #[arg(long, value_name = "FILE")]
     pub source_policy_file: Option<PathBuf>,
+    /// Program that may read the Dockerfile of a --hermetic build when a `# syntax=` line or BUILDKIT_SYNTAX names it; else only
+    /// the builder's own frontend may (repeatable)
+    #[arg(long, value_name = "IMAGE@DIGEST")]
+    pub allow_frontend: Vec<String>,
     /// Size of /dev/shm, such as 64m
     #[arg(long, value_name = "BYTES")]
     pub shm_size: Option<String>,

@@ -111,6 +111,9 @@ fn build(
     for warning in &host.warnings {
         ui.line(format_args!("WARNING: {warning}"));
     }
+    for note in &host.notes {
+        ui.note(format_args!("[hermetic] {note}"));
+    }
     let caches = PendingCaches::open(&host.cache_stores)?;
     let (mut opened, _tidier) = outputs::open(&host.destinations, &plan.nonce)?;
     let held = hold(&mut plan, host, connection, &mut opened, env, log, ui).and_then(|(exit, result)| {

@@ -87,7 +87,7 @@ fn entitlements(flags: &StepFlags) -> Result<Vec<Entitlement>, Failure> {
     Ok(entitlements)
 }
 
-/// What would give a network back to a build that is to have none.
+/// What would give a network, or the host, back to a build that is to have none.
 fn refuse_holes(flags: &StepFlags, entitlements: &[Entitlement]) -> Result<(), Failure> {
     let hole = if flags.network.as_deref() == Some("host") {
         "--network host"
@@ -96,6 +96,8 @@ fn refuse_holes(flags: &StepFlags, entitlements: &[Entitlement]) -> Result<(), F
     } else if entitlements.contains(&Entitlement::Insecure) {
         // A step with all capabilities can enter the builder's own network.
         "--allow security.insecure"
+    } else if !entitlements.is_empty() {
+        "--allow device"
     } else {
         return Ok(());
     };

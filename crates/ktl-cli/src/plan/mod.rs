@@ -11,6 +11,7 @@ mod caches;
 mod call;
 mod contexts;
 mod egress;
+mod frontend;
 mod guard;
 mod hermetic;
 mod inputs;
@@ -31,6 +32,7 @@ use buildsvc::egress::Egress;
 use buildsvc::output::Destination;
 use buildsvc::patience::Patience;
 use buildsvc::secret::SecretSpec;
+use buildsvc::sourcepolicy::Pinned;
 use buildsvc::ssh::{DEFAULT_AGENT, SshSpec};
 use sandbox_linux::Promises;
 use serde::{Deserialize, Serialize};
@@ -38,7 +40,7 @@ use serde::{Deserialize, Serialize};
 pub use attestations::Metadata;
 pub use caches::CacheStore;
 pub use call::Call;
-pub use hermetic::Hermetic;
+pub use hermetic::{Hermetic, is_by_digest};
 pub use inputs::dockerfile_of;
 pub use named::Named;
 pub use sandbox::{HostBind, LogPlan, SandboxPlan, client_log_plan, log_plan, sandbox_plan};
@@ -167,6 +169,8 @@ pub struct HostPlan {
     pub call: Option<Call>,
     /// What the user should know before the build begins.
     pub warnings: Vec<String>,
+    /// What was decided for a hermetic build, told in the same place.
+    pub notes: Vec<String>,
     /// Those that the broker may give out: the ones that the builder may ask for, and those of the caches.
     pub secrets: Vec<SecretSource>,
     pub agents: Vec<AgentSource>,
@@ -341,8 +345,13 @@ pub fn resolve(
     attestations::add(args, env, &mut plan.build)?;
     let mut warnings = caches.warnings;
     vcs::add(args, env, facts, &inputs, &mut plan, &mut warnings)?;
+    let mut notes = Vec::new();
     if args.sandbox.hermetic.is_on() {
-        plan.build.without_network();
+        hermetic::seal(args, &mut plan, Pinned::default())?;
+        let allowed = &args.step.allow_frontend;
+        notes.extend(frontend::settle(allowed, &mut plan.build, inputs.dockerfile().as_deref(), facts)?);
+    } else if !args.step.allow_frontend.is_empty() {
+        return Err(Failure::usage("--allow-frontend means nothing without --hermetic"));
     }
     if let Some(list) = &plan.egress {
         egress::add(list, &mut plan.build)?;
@@ -356,6 +365,7 @@ pub fn resolve(
         cache_stores: caches.stores,
         call,
         warnings,
+        notes,
         secrets: secrets.into_iter().chain(caches.secrets).collect(),
         agents,
         max_signatures: args.build.ssh_max_signatures,

@@ -1,6 +1,7 @@
 //! What the command line comes to, in tables.
 
 mod asked;
+mod hermetic;
 
 use std::ffi::OsStr;
 
@@ -44,6 +45,8 @@ fn facts() -> Facts {
             "/w/policy.json" => {
                 Ok(br#"{"rules":[{"action":"DENY","selector":{"identifier":"*"}}]}"#.to_vec())
             }
+            "/w/ctx/sub/D" => Ok(b"# syntax=docker/dockerfile:1\nFROM a\n".to_vec()),
+            "/w/other/Dockerfile" => Ok(b"# escape=`\n# syntax=r.example/f:1 x=y\nFROM a\n".to_vec()),
             "/w/broken.json" => Ok(b"{".to_vec()),
             _ => Err(io::ErrorKind::NotFound.into()),
         }

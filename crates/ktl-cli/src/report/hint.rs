@@ -150,7 +150,7 @@ fn unknown_stage(stage: &str, solve: &SolveFailure) -> String {
     }
 }
 
-fn refused_entitlement(message: &str) -> Option<&str> {
+pub(super) fn refused_entitlement(message: &str) -> Option<&'static str> {
     let subject = message.strip_suffix(" is not allowed")?.rsplit(' ').next()?;
     ["security.insecure", "network.host", "device"].into_iter().find(|e| subject.starts_with(e))
 }
@@ -180,7 +180,7 @@ fn denied(message: &str) -> bool {
     .any(|text| message.contains(text))
 }
 
-fn unreachable(message: &str) -> bool {
+pub(super) fn unreachable(message: &str) -> bool {
     message.contains("failed to do request: ")
         && [
             "no such host",
@@ -207,7 +207,7 @@ fn said(summary: &Summary, text: &str) -> bool {
     summary.failed.iter().any(|step| step.log.iter().any(|line| line.contains(text)))
 }
 
-fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+pub(super) fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(before)?;
     Some(rest.split_once(after)?.0)
 }

@@ -21,7 +21,7 @@ fn solve(message: &str) -> SolveFailure {
 }
 
 fn report(failure: SolveFailure, summary: &Summary) -> String {
-    render(&BuildError::Solve(Box::new(failure)), summary, false)
+    render(&BuildError::Solve(Box::new(failure)), summary, None, false)
 }
 
 /// The hints that a message alone leads to.
@@ -283,7 +283,7 @@ fn other_failures_and_their_codes() {
     let mut all = String::new();
     for (failure, code) in [(&lost, 3), (&old, 1), (&output, 1), (&BuildError::Cancelled, 130), (&late, 3)] {
         assert_eq!(exit_code(failure), code, "{failure}");
-        all.push_str(&render(failure, &Summary::default(), false));
+        all.push_str(&render(failure, &Summary::default(), None, false));
     }
     assert_eq!(exit_code(&BuildError::Solve(Box::default())), 1);
     insta::assert_snapshot!(all, @r#"
@@ -305,7 +305,7 @@ fn untrusted_texts_are_inert() {
         sources: vec![source("FROM a\n::set-output name=x::y\x1b[2J\n", (2, 2))],
         ..solve("first\n::error::second\x1b]0;title\x07\n##vso[task]third")
     };
-    insta::assert_snapshot!(render(&BuildError::Solve(Box::new(failure)), &Summary::default(), true), @r#"
+    insta::assert_snapshot!(render(&BuildError::Solve(Box::new(failure)), &Summary::default(), None, true), @r#"
     [1;31mERROR:[0m failed to build: first
     | ::error::second␛]0;title␇
     # #vso[task]third
@@ -337,4 +337,59 @@ fn warnings_are_listed() {
         ..Summary::default()
     };
     assert_eq!(warnings(&many), "5 warnings found:\n - a\n - b␛[2J\n - … and 3 more\n");
+}
+
+#[test]
+fn rules_of_hermetic_builds() {
+    use crate::plan::Hermetic;
+    let digest = "a".repeat(64);
+    let dockerfile = format!(
+        "FROM a@sha256:{digest}\n# https://h/x docker.io/library/b:1\nADD https://h/x /x\nADD --chown=1 git@h:r/x.git#main /y\n\
+         ADD https://h/r.git /z\nCOPY --from=b:1 / /\nRUN --mount=type=bind,from=\"b:1\",target=/b \\\n  --network=host true\n\
+         RUN --security=insecure --device=d/d=x true\n"
+    );
+    let denied = |source: &str| {
+        format!(
+            "failed to load LLB: error evaluating the source policy: source \"{source}\" denied by policy: source denied by policy"
+        )
+    };
+    for (message, rule, lines) in [
+        (denied("https://h/x"), "nothing is fetched from the web", &[3][..]),
+        (denied("git://h/r.git#main"), "no repository is fetched", &[5]),
+        (denied("docker-image://docker.io/library/b:1"), "--build-context b:1=oci-layout://DIR", &[6, 7]),
+        (denied("local://other"), "no directory of this build", &[]),
+        (denied("docker-image+blob://x"), "is neither", &[]),
+        ("failed to load LLB: network.host is not allowed".to_owned(), "`RUN --network=host`", &[8]),
+        (
+            "failed to load LLB: security.insecure is not allowed".to_owned(),
+            "`RUN --security=insecure`",
+            &[9],
+        ),
+        ("device d/d=x is requested by the build but not allowed".to_owned(), "`RUN --device`", &[9]),
+    ] {
+        let mut failure = BuildError::Solve(Box::new(solve(&message)));
+        let found = rule::broken(&failure, Hermetic::BestEffort);
+        assert!(found.as_ref().is_some_and(|found| found.contains(rule)), "{message}: {found:?}");
+        rule::place(&mut failure, Hermetic::BestEffort, "D", dockerfile.as_bytes());
+        let BuildError::Solve(solve) = &failure else { panic!() };
+        let found = solve.sources.iter().flat_map(|(_, ranges)| ranges).map(|range| range.start.line);
+        assert_eq!(found.collect::<Vec<_>>(), lines, "{message}");
+        let shown = render(&failure, &Summary::default(), Some("the rule"), false);
+        assert!(shown.ends_with("rule: the rule\n") && !shown.contains("hint:"), "{shown}");
+    }
+    // By a variable, where only one can be meant.
+    let mut failure = BuildError::Solve(Box::new(solve(&denied("https://h/v1"))));
+    rule::place(&mut failure, Hermetic::Required, "D", b"ARG V\nADD https://h/v$V /\n");
+    assert!(matches!(&failure, BuildError::Solve(solve) if solve.sources.len() == 1));
+    // What another policy denies, and what has another cause.
+    let offline = "failed to do request: Head \"http://r/v2/\": dial tcp: connect: network is unreachable";
+    for (message, required, any) in [
+        (denied(&format!("docker-image://a@sha256:{digest}")), false, false),
+        (offline.to_owned(), true, false),
+        ("process \"x\" did not complete successfully: exit code: 1".to_owned(), false, false),
+    ] {
+        let failure = BuildError::Solve(Box::new(solve(&message)));
+        assert_eq!(rule::broken(&failure, Hermetic::Required).is_some(), required, "{message}");
+        assert_eq!(rule::broken(&failure, Hermetic::BestEffort).is_some(), any, "{message}");
+    }
 }

@@ -283,19 +283,17 @@ fn binds_home_and_workdir() {
 
 #[test]
 fn hermetic_takes_the_network_from_run() {
-    let dockerfile = "FROM BUSYBOX\nRUN test \"$(ls /sys/class/net)\" = lo\n";
+    let dockerfile = "FROM PINNED\nRUN test \"$(ls /sys/class/net)\" = lo\n";
     let world = World::with_dockerfile(dockerfile);
     world.build(&["--no-cache"]).ends_with(1);
     // This world's builder is a plain one, named by the environment.
     let refused = world.build(&["--no-cache", "--sandbox", "--hermetic"]).ends_with(5);
     refused.says("named by KTL_BUILDER").says("--builder jail://").says("--hermetic=best-effort");
     world.build(&["--no-cache", "--sandbox", "--hermetic=best-effort"]).ok();
-    // A frontend of the Dockerfile's own choice could ignore the mode, so it gets no say.
-    let world = World::with_dockerfile(&format!("# syntax=127.0.0.1:1/evil\n{dockerfile}"));
     world.build(&["--no-cache", "--locked=best-effort"]).ok();
     let world =
-        World::with_dockerfile("FROM BUSYBOX\nRUN --network=host test \"$(ls /sys/class/net)\" = lo\n");
-    world.build(&["--no-cache", "--hermetic=best-effort"]).ends_with(1);
+        World::with_dockerfile("FROM PINNED\nRUN --network=host test \"$(ls /sys/class/net)\" = lo\n");
+    world.build(&["--no-cache", "--hermetic=best-effort"]).ends_with(5);
 }
 
 #[test]

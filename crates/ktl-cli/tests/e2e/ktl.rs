@@ -15,6 +15,8 @@ pub struct Parts {
     /// Configuration of a docker buildx that has the daemon as its builder `e2e`.
     pub buildx_config: PathBuf,
     pub busybox: String,
+    /// The same image, by its digest.
+    pub pinned: String,
 }
 
 pub static PARTS: LazyLock<Parts> = LazyLock::new(|| {
@@ -32,12 +34,13 @@ pub static PARTS: LazyLock<Parts> = LazyLock::new(|| {
     let daemon = Buildkitd::start(&scratch.join("daemon"), &options).unwrap();
     push_base_images(&daemon, &registry, &[BaseImage::Busybox]).unwrap();
     let busybox = BaseImage::Busybox.reference(&registry);
+    let pinned = BaseImage::Busybox.by_digest(&registry).unwrap();
     let buildx_config = scratch.dir("buildx").unwrap();
     let mut create = Command::new(xtask::tools::buildx().unwrap());
     create.args(["create", "--name", "e2e", "--driver", "remote"]).arg(daemon.address());
     let created = create.env("BUILDX_CONFIG", &buildx_config).output().unwrap();
     assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
-    Parts { scratch, registry, daemon, buildx_config, busybox }
+    Parts { scratch, registry, daemon, buildx_config, busybox, pinned }
 });
 
 /// A directory of its own for one test: home, cache, context, outputs.
@@ -54,10 +57,13 @@ impl World {
         world
     }
 
-    /// With this Dockerfile in its context; `BUSYBOX` in it becomes the base image.
+    /// With this Dockerfile in its context; `BUSYBOX` in it becomes the base image, `PINNED` the same one by its digest.
     pub fn with_dockerfile(text: &str) -> World {
         let world = World::new();
-        world.write("ctx/Dockerfile", text.replace("BUSYBOX", &PARTS.busybox));
+        world.write(
+            "ctx/Dockerfile",
+            text.replace("BUSYBOX", &PARTS.busybox).replace("PINNED", &PARTS.pinned),
+        );
         world
     }
 

@@ -57,7 +57,7 @@ fn a_report_that_cannot_be_written_is_told_before_the_build() {
 
 #[test]
 fn a_hermetic_build_tells_its_claims() {
-    let world = World::with_dockerfile("FROM BUSYBOX\nRUN true\n");
+    let world = World::with_dockerfile("FROM PINNED\nRUN true\n");
     world
         .build(&["--hermetic=best-effort"])
         .ok()
