@@ -149,6 +149,10 @@ pub struct BuildFlags {
     /// set it, times of files are set to it, and no provenance is attached unless you ask for it. Needs BuildKit 0.13
     #[arg(long)]
     pub reproducible: bool,
+    /// Build twice, the second time without a cache, on another private builder where the builder is one, and make the outputs
+    /// only when the images are equal; else name the first file that differs (exit 1). Means --reproducible
+    #[arg(long, conflicts_with_all = ["call", "check"])]
+    pub verify_reproducible: bool,
     /// Do not use the build cache
     #[arg(long, conflicts_with = "no_cache_filter")]
     pub no_cache: bool,

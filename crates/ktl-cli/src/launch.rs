@@ -17,6 +17,7 @@ use sandbox_linux::{
 };
 use serde::de::DeserializeOwned;
 
+use crate::attested;
 use crate::exec::Ended;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
@@ -59,6 +60,7 @@ pub struct Settled {
 pub struct Prepared<'a> {
     runtime: Runtime,
     jail: Jail,
+    policy: Policy,
     args: Vec<std::ffi::OsString>,
     log: &'a Log,
     way_out: Option<&'static str>,
@@ -71,7 +73,7 @@ impl Prepared<'_> {
     }
 }
 
-/// Settles the jail for `plan`, whose promises and output paths are filled in. Says once what was corrected in the policy.
+/// Settles the jail for `plan`, whose promises, output paths and facts of the jail are filled in. Says once what was corrected in the policy.
 pub fn prepare<'a>(
     plan: &mut BuildPlan,
     host: &HostPlan,
@@ -113,6 +115,8 @@ pub fn prepare<'a>(
     }
     let prepared = open(rooms, sandbox, Some(WAY_OUT), log, ui)?;
     plan.promises = Some(prepared.promises());
+    let binds = sandbox.binds.len();
+    attested::jail(&mut plan.build.frontend_attrs, &prepared.policy, &prepared.runtime, binds);
     Ok(prepared)
 }
 
@@ -178,7 +182,7 @@ pub fn ready<'a>(
         ui.note(format_args!("[sandbox] jailed by {runtime}"));
     }
     let args = std::env::args_os().skip(1).collect();
-    Ok(Prepared { runtime, jail, args, log, way_out })
+    Ok(Prepared { runtime, jail, policy, args, log, way_out })
 }
 
 /// The jail without anybody who starts it.
@@ -381,7 +385,7 @@ fn start<R: DeserializeOwned>(
     ui: &Ui,
     after_fork: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(Exit, Option<R>), Failure> {
-    let Prepared { runtime, jail, args, log, way_out } = prepared;
+    let Prepared { runtime, jail, args, log, way_out, .. } = prepared;
     let way_out = way_out.map(str::to_owned);
     let io_failure =
         |what: &'static str| move |error: io::Error| Failure::internal(format!("failed to {what}: {error}"));

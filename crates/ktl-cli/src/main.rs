@@ -3,6 +3,7 @@
 //! One binary, two lives. On the host side it plans, dials and launches; the staged copy of it then runs as the guest, where
 //! [`guest::main`] proves the jail before it acts. See ARCHITECTURE.md.
 
+mod attested;
 mod broker;
 mod builder;
 mod caches;
@@ -10,6 +11,7 @@ mod cancel;
 mod claims;
 mod cli;
 mod commands;
+mod compare;
 mod depot;
 mod dial;
 mod display;
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
     // Nothing that a person types, so no part of the command line that is explained and completed.
     match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
         Some(tidy::COMMAND) => return tidy::run().into(),
+        Some(commands::build::verify::COMMAND) => return ended(commands::build::verify::pass(&env)),
         Some(private::supervisor::COMMAND) => return private::supervisor::run(&env).into(),
         _ => {}
     }
@@ -69,6 +72,10 @@ fn main() -> ExitCode {
         cli::Command::Completion(args) => commands::completion::run(args),
         cli::Command::Man(args) => commands::man::run(args),
     };
+    ended(result)
+}
+
+fn ended(result: Result<exit::Exit, failure::Failure>) -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(failure) => {

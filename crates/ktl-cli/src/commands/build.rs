@@ -2,6 +2,7 @@
 
 mod asked;
 mod report;
+pub mod verify;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,6 +18,7 @@ use buildsvc::dockerfile;
 use buildsvc::output::Destination;
 
 use super::answer;
+use crate::attested;
 use crate::broker::{Desk, Rules};
 use crate::builder;
 use crate::caches::PendingCaches;
@@ -43,6 +45,9 @@ use report::{ReportFile, Run};
 
 pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let ui = Ui { verbose: verbose > 0, quiet: args.display.quiet };
+    if args.build.verify_reproducible {
+        return verify::run(args, env, &ui);
+    }
     let facts = facts(env)?;
     let report = ReportFile::open(args.result.report.as_deref(), &facts)?;
     let mut told = Run::default();
@@ -89,10 +94,11 @@ fn build(
     if host.sandbox.is_none() {
         ui.line(format_args!("[sandbox] off: this build's client runs with all your rights"));
     }
-    let (connection, _lease) =
-        start::dial(candidates, tls.as_ref(), &args.builder.private, network, env, ui)?;
+    let (connection, lease) = start::dial(candidates, tls.as_ref(), &args.builder.private, network, env, ui)?;
     plan.builder = connection.address.to_string();
+    attested::builder(&mut plan.build.frontend_attrs, lease.is_some().then_some(network), plan.hermetic)?;
     told.builder = Some(plan.builder.clone());
+    told.private = Some(lease.is_some());
     told.reference.clone_from(&plan.build.reference);
     if plan.hermetic.is_on() && !private {
         told.claims = hermetic::unproven();
@@ -202,6 +208,7 @@ fn hold(
             launch::run(prepared, plan, handed, ui, serve)
         }
         None => {
+            attested::no_jail(&mut plan.build.frontend_attrs);
             serve()?;
             let mut outputs: Vec<(i32, OwnedFd)> = Vec::new();
             for (index, output) in opened.iter_mut().enumerate() {

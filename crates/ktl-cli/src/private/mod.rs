@@ -23,4 +23,5 @@ pub mod trust;
 
 pub use lock::Lock;
 pub use place::{Network, Place};
+pub use policy::common as policy;
 pub use record::Record;

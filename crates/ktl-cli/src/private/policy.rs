@@ -24,12 +24,21 @@ const CGROUP: &str = r#"
 mount { dst: "/sys/fs/cgroup" fstype: "cgroup2" rw: true nosuid: true nodev: true noexec: true }
 "#;
 
+/// What is the same on every machine.
+pub fn common(network: Network) -> Result<Policy, PolicyError> {
+    Policy::parse("ktl-daemon", text(network).as_bytes())
+}
+
 pub fn of(network: Network, ids: &Ids) -> Result<Policy, PolicyError> {
+    Policy::parse("ktl-daemon", format!("{}{}", text(network), ids.policy()).as_bytes())
+}
+
+fn text(network: Network) -> String {
     let view = match network {
         Network::None => OWN_NETWORK,
         Network::Host => HOST_NETWORK,
     };
-    Policy::parse("ktl-daemon", format!("{TEXT}{view}{CGROUP}{}", ids.policy()).as_bytes())
+    format!("{TEXT}{view}{CGROUP}")
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::ktl::World;
+use crate::ktl::{PARTS, World};
 
 const COMMITTED: u64 = 1_700_000_000;
 
@@ -180,4 +180,111 @@ fn labels_tell_the_commit_where_that_is_wanted() {
     }
     assert_eq!(labels[0], labels[1]);
     assert_eq!(labels[0]["com.docker.image.source.entrypoint"], "Dockerfile");
+}
+
+#[test]
+fn provenance_tells_the_rules() {
+    let world = World::with_dockerfile("FROM BUSYBOX\nRUN true\n");
+    let facts = |args: &[&str]| {
+        world.build(&[&["-o", "type=oci,dest=x.oci", "--metadata-file", "m.json"], args].concat()).ok();
+        let statement = blob(&world, "x.oci", |blob| blob.get("predicateType").is_some());
+        let args = statement["predicate"]["buildDefinition"]["externalParameters"]["request"]["args"].clone();
+        let told: Value = serde_json::from_str(&world.read("m.json")).unwrap();
+        let told = &told["buildx.build.provenance"]["invocation"]["parameters"]["args"];
+        let facts = |args: &Value| -> Vec<(String, Value)> {
+            let args = args.as_object().unwrap().iter().filter(|(key, _)| key.starts_with("ktl."));
+            args.map(|(key, value)| (key.clone(), value.clone())).collect()
+        };
+        assert_eq!(facts(&args), facts(told), "attached and told alike");
+        args
+    };
+    let min = facts(&["--provenance=mode=min"]);
+    assert_eq!(min["ktl.runtime"], "nsjail");
+    assert_eq!(min["ktl.policy"], "linux-strict.cfg");
+    assert_eq!(min["ktl.network"], "default");
+    let max =
+        facts(&["--provenance=mode=max", "--sandbox-runtime=native", "--network=none", "--build-arg=A=b"]);
+    assert_eq!((&max["ktl.runtime"], &max["ktl.network"]), (&"native".into(), &"none".into()));
+    assert_eq!(min["ktl.policy.digest"], max["ktl.policy.digest"], "both runtimes keep to one policy");
+    let policy = include_str!("../../../../sandbox/linux-strict.cfg");
+    world.write("mine.cfg", format!("# mine\n{policy}"));
+    let same = facts(&["--provenance=true", "--sandbox-config=mine.cfg"]);
+    assert_eq!(same["ktl.policy.digest"], min["ktl.policy.digest"], "comments are no rules");
+    world.write("mine.cfg", policy.replace("time_limit: 0", "time_limit: 1234"));
+    let other = facts(&["--provenance=true", "--sandbox-config=mine.cfg"]);
+    assert_ne!(other["ktl.policy.digest"], min["ktl.policy.digest"]);
+    assert_eq!(facts(&["--provenance=true", "--sandbox=off"])["ktl.runtime"], "off");
+}
+
+#[test]
+fn a_second_build_shows_what_differs() {
+    let world = World::with_dockerfile("FROM BUSYBOX\nCOPY file /file\nRUN echo same > /g\n");
+    world.write("ctx/file", "x");
+    let verify = |args: &[&str]| {
+        let mut command = world.command();
+        command.env("SOURCE_DATE_EPOCH", "1700000000").args(["build", "ctx", "--verify-reproducible"]);
+        world.run(command.args(args))
+    };
+    let equal =
+        verify(&[]).ok().says("second build, without a cache, on the same builder").says("equal: linux/");
+    let digest = equal.stdout.trim().to_owned();
+    assert!(digest.starts_with("sha256:") && digest.len() == 71, "{digest}");
+    let made =
+        verify(&["-o", "type=oci,dest=x.oci", "-o", "type=local,dest=out", "--metadata-file", "m.json"]).ok();
+    assert_eq!(made.stdout.trim(), digest, "what is written is what was compared");
+    assert_eq!(world.read("out/g"), "same\n");
+
+    std::fs::remove_file(world.path("x.oci")).unwrap();
+    // Not the clock: builds within a second would be equal.
+    let random = "RUN cat /proc/sys/kernel/random/uuid > /f";
+    world.write(
+        "ctx/Dockerfile",
+        format!("FROM {}\nCOPY file /file\n{random}\nRUN echo > /later\n", PARTS.busybox),
+    );
+    let differs = verify(&["-o", "type=oci,dest=x.oci", "-o", "type=local,dest=other"]).ends_with(1);
+    let differs =
+        differs.says("layer 3 of 4 (RUN /bin/sh -c cat /proc/sys/kernel/random/uuid > /f): /f: content");
+    drop(differs.says("first build:  at byte").says("No output was written."));
+    assert!(!world.path("x.oci").exists() && !world.path("other").exists());
+    let zstd = verify(&["-o", "type=oci,dest=x.oci,compression=zstd,force-compression=true"]).ends_with(1);
+    drop(zstd.says("layer 3 of 4").says("compression=gzip"));
+
+    world.write("ctx/Dockerfile", format!("FROM {}\nRUN false\n", PARTS.busybox));
+    verify(&[]).ends_with(1).says("RUN false").says_not("second build");
+    verify(&["-f", "-"]).ends_with(2).says("standard input");
+    assert!(crate::ktl::names(&world.path("home/.cache/ktl")).iter().all(|name| !name.contains("verify")));
+}
+
+#[test]
+fn fresh_private_builders_make_equal_digests() {
+    if !crate::ktl::is_root("fresh_private_builders_make_equal_digests")
+        || !has_git("fresh_private_builders_make_equal_digests")
+    {
+        return;
+    }
+    let build = |later: bool, args: &[&str]| {
+        let world = World::with_dockerfile(
+            "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"touch\", \"/made\"]\nCOPY Dockerfile /\n",
+        );
+        std::fs::copy(xtask::tools::busybox().unwrap(), world.path("ctx/busybox")).unwrap();
+        commit(&world);
+        let changed = Duration::from_secs(if later { COMMITTED + 1000 } else { COMMITTED - 100_000 });
+        let file = std::fs::File::open(world.path("ctx/Dockerfile")).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + changed).unwrap();
+        let mut command = world.command();
+        let mut path = String::new();
+        for tool in [xtask::tools::buildkitd(), xtask::tools::runc()] {
+            path += &format!("{}:", tool.unwrap().parent().unwrap().display());
+        }
+        command.env("PATH", path + "/usr/sbin:/usr/bin:/sbin:/bin").env("KTL_STATE_DIR", world.path("s"));
+        command
+            .args(["build", "ctx", "--builder", "jail://?ephemeral", "-o", "type=oci,dest=x.oci"])
+            .args(args);
+        let ran = world.run(&mut command).ok();
+        (ran.stdout.trim().to_owned(), ran.stderr)
+    };
+    let (one, _) = build(false, &["--reproducible"]);
+    let (other, said) = build(true, &["--verify-reproducible", "--sandbox-runtime=native"]);
+    assert_eq!(one, other);
+    assert!(said.contains("on a private builder of its own"), "{said}");
 }

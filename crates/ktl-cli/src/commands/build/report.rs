@@ -31,6 +31,8 @@ pub struct Run {
     pub hermetic: Option<Hermetic>,
     /// The builder's address; nothing when none was reached.
     pub builder: Option<String>,
+    /// Whether that is ktl's own, in a jail; nothing when none was reached.
+    pub private: Option<bool>,
     pub claims: Vec<Claim>,
     /// The exporters' answers, of a build that went well.
     pub result: BTreeMap<String, String>,
