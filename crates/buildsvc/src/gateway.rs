@@ -88,13 +88,13 @@ pub(crate) async fn capabilities(client: &Client, limit: Duration) -> Result<BTr
     Ok(caps.into_iter().filter(|cap| cap.enabled).map(|cap| cap.id).collect())
 }
 
-fn bridge(client: &Client) -> LlbBridgeClient<Channel> {
+pub(crate) fn bridge(client: &Client) -> LlbBridgeClient<Channel> {
     LlbBridgeClient::new(client.channel())
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE)
 }
 
-fn within<T>(reference: &str, message: T) -> Result<Request<T>, Status> {
+pub(crate) fn within<T>(reference: &str, message: T) -> Result<Request<T>, Status> {
     let mut request = Request::new(message);
     let id = reference.parse().map_err(|_| Status::internal("the build has no usable name"))?;
     request.metadata_mut().insert("buildkit-controlapi-buildid", id);

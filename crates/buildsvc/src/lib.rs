@@ -38,5 +38,6 @@ pub mod ssh;
 mod status;
 pub mod steps;
 pub mod store;
+pub mod trial;
 pub mod usage;
 pub mod version;

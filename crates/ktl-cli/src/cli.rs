@@ -233,7 +233,7 @@ pub struct ResultFlags {
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
     /// Write how this build went to this file as JSON, also when it fails or is refused: claims about its isolation with what
-    /// was found, the reason of its end, the result
+    /// was found, the reason of its end, the result. Has ktl look from inside a RUN step first, as --hermetic does
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Write the image ID to this file

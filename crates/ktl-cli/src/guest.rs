@@ -32,13 +32,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerClient;
 use crate::cancel::{self, Cancel};
-use crate::claims::Claim;
+use crate::claims::{self, Claim};
 use crate::display::{self, Display, Mode};
 use crate::egress::{self, Ledger};
 use crate::env::{self, Env};
 use crate::exec;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
+use crate::inside;
 use crate::log::Reported;
 use crate::look;
 use crate::plan::{self, BuildPlan, GuestOutput, GuestPlan};
@@ -398,6 +399,15 @@ async fn converse(
         let how = "directories and stores of this build and images by digest alone; the policy that denies all else is part of \
                    the request";
         claims.push(Claim::held("sources", how).forced());
+    }
+    if let Some(inside) = &plan.inside {
+        let found = tokio::select! {
+            found = inside::look(&client, inside, &plan.build, session.host.clone()) => found,
+            () = cancel.cancelled() => return Err(BuildError::Cancelled.into()),
+        };
+        claims.extend(found);
+        // Nothing of the build has been done yet.
+        claims::verdict(claims, plan.hermetic)?;
     }
     let result = build::run(&client, &plan.build, session, &plan.patience, events, cancel).await?;
     if let Some(ledger) = ledger {

@@ -52,7 +52,7 @@ pub use nsjail::{Nsjail, NsjailError};
 pub use policy::{Builtin, MAX_POLICY_BYTES, Policy, PolicyError};
 pub use probe::{Answer, Probe, Verdict, Visibility, ask, probe};
 pub use promises::{PromisedMount, Promises};
-pub use proof::{Proof, ProofError, verify};
+pub use proof::{Proof, ProofError, verify, ways_out};
 pub use runtime::{Runtime, RuntimeError};
 pub use supervise::{OnSignal, Outcome, Running};
 pub use sys::{PreparedFilter, close_name_service_trap, install_filter, take_fd};

@@ -14,6 +14,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use self::facts::Facts;
+pub use self::facts::ways_out;
 use crate::caller::Extent;
 use crate::mountinfo::MountEntry;
 use crate::probe::CAPABILITIES;
@@ -188,14 +189,8 @@ fn check_namespaces(promises: &Promises, facts: &Facts, broken: &mut Vec<String>
         broken.push("/proc belongs to another process namespace".to_owned());
     }
     if promises.no_network {
-        // The last ones are inert devices that some kernels put into every new namespace.
-        const INERT: [&str; 10] = [
-            "lo", "tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0",
-        ];
-        for interface in &facts.interfaces {
-            if !INERT.contains(&interface.as_str()) {
-                broken.push(format!("there is a network interface {interface:?}"));
-            }
+        for interface in facts.interfaces.iter().filter(|interface| facts::leads_out(interface)) {
+            broken.push(format!("there is a network interface {interface:?}"));
         }
     }
 }

@@ -188,6 +188,13 @@ impl frontend::llb_bridge_server::LlbBridge for Daemon {
         Ok(Response::new(frontend::SolveResponse::default()))
     }
 
+    async fn read_file(
+        &self,
+        _: Request<frontend::ReadFileRequest>,
+    ) -> Result<Response<frontend::ReadFileResponse>, Status> {
+        not_here()
+    }
+
     async fn r#return(
         &self,
         _: Request<frontend::ReturnRequest>,

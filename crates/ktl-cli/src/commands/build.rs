@@ -32,11 +32,12 @@ use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 use crate::guest::{self, Ends, GuestResult};
 use crate::hermetic;
+use crate::inside::{Controls, InsidePlan};
 use crate::launch::{self, Handed};
 use crate::log::Log;
 use crate::outputs::{self, Opened, PendingFile};
 use crate::piped::{self, Intake};
-use crate::plan::{self, BuildPlan, Facts, GuestOutput, Hermetic, HostPlan, Kind};
+use crate::plan::{self, BuildPlan, Facts, GuestOutput, Hermetic, HostPlan, Kind, guest_path};
 use crate::private::{Network, start};
 use crate::repository::Repository;
 use crate::tls::TlsFiles;
@@ -122,11 +123,25 @@ fn build(
     }
     let caches = PendingCaches::open(&host.cache_stores)?;
     let (mut opened, _tidier) = outputs::open(&host.destinations, &plan.nonce)?;
+    let controls =
+        host.looks_inside.then(|| Controls::open(&plan.nonce, plan.build.proxy_network)).transpose()?;
+    if let Some(controls) = &controls {
+        let dir = match host.sandbox {
+            Some(_) => Path::new(guest_path::BINARY).into(),
+            None => launch::staged(&host.cache)?,
+        };
+        let dir = dir.parent().unwrap_or(Path::new("/")).to_owned();
+        plan.inside = Some(InsidePlan { dir, question: controls.question().clone() });
+    }
     let held = hold(&mut plan, host, connection, &mut opened, env, log, ui).and_then(|(exit, result)| {
+        let known = told.claims.len();
         if let Some(result) = &result {
             told.hear(result);
-            tell(&result.claims, plan.hermetic, ui);
         }
+        if let Some(controls) = &controls {
+            controls.heard(&mut told.claims);
+        }
+        tell(&told.claims[known..], plan.hermetic, ui);
         if exit == Exit::Ok {
             claims::verdict(&told.claims, plan.hermetic)?;
         }

@@ -52,6 +52,7 @@ use crate::cli::{BuildArgs, SandboxSwitch};
 use crate::display::Mode;
 use crate::env::{self, Env};
 use crate::failure::Failure;
+use crate::inside::InsidePlan;
 use crate::piped::Piped;
 use crate::repository::{Repository, RepositoryError};
 use caches::Caches;
@@ -110,6 +111,8 @@ pub struct BuildPlan {
     pub hermetic: Hermetic,
     /// The servers that the build may reach, where that is not for the builder alone to say.
     pub egress: Option<Egress>,
+    /// The look from inside a step that comes first.
+    pub inside: Option<InsidePlan>,
     /// The builder's address, for messages.
     pub builder: String,
     /// What the jail promises; `None` when the user chose to run without.
@@ -167,6 +170,8 @@ pub struct HostPlan {
     pub cache_stores: Vec<CacheStore>,
     /// Nothing is built: this is asked.
     pub call: Option<Call>,
+    /// What RUN reaches is looked at before the build.
+    pub looks_inside: bool,
     /// What the user should know before the build begins.
     pub warnings: Vec<String>,
     /// What was decided for a hermetic build, told in the same place.
@@ -338,6 +343,7 @@ pub fn resolve(
             .map(|_| Metadata::of_env(env)),
         hermetic: args.sandbox.hermetic,
         egress: egress::resolve(args, facts)?,
+        inside: None,
         builder: String::new(),
         promises: None,
     };
@@ -356,6 +362,8 @@ pub fn resolve(
     if let Some(list) = &plan.egress {
         egress::add(list, &mut plan.build)?;
     }
+    let asked = plan.hermetic.is_on() || args.result.report.is_some();
+    let looks_inside = asked && call.is_none();
     let host = HostPlan {
         dockerfile: inputs.dockerfile(),
         locals: host_locals,
@@ -364,6 +372,7 @@ pub fn resolve(
         destinations: results.destinations,
         cache_stores: caches.stores,
         call,
+        looks_inside,
         warnings,
         notes,
         secrets: secrets.into_iter().chain(caches.secrets).collect(),

@@ -42,7 +42,8 @@ fn a_report_is_written_however_a_build_ends() {
     ended(&["--hermetic", "--allow", "network.host"], 5, "refused", "contradict");
 
     let without = ended(&["--sandbox=off"], 0, "built", "");
-    assert!(without["claims"].as_array().unwrap().is_empty(), "{without}");
+    let about_the_client = |claim: &Value| claim["about"] == "the client's jail";
+    assert!(!without["claims"].as_array().unwrap().iter().any(about_the_client), "{without}");
 }
 
 #[test]
@@ -71,4 +72,36 @@ fn a_hermetic_build_tells_its_claims() {
     assert_eq!(report["hermetic"], "best-effort");
     let states: Vec<_> = report["claims"].as_array().unwrap().iter().map(|claim| &claim["state"]).collect();
     assert!(states.contains(&&"unproven".into()) && states.contains(&&"held".into()), "{report}");
+}
+
+fn claims(report: &Value) -> Vec<(String, String)> {
+    let text = |claim: &Value, field: &str| claim[field].as_str().unwrap().to_owned();
+    let claims = report["claims"].as_array().unwrap().iter();
+    claims
+        .map(|claim| (text(claim, "about"), text(claim, "state")))
+        .filter(|(about, _)| about.starts_with("RUN"))
+        .collect()
+}
+
+#[test]
+fn a_step_is_looked_at_from_inside() {
+    let world = World::with_dockerfile("FROM BUSYBOX\nRUN true\n");
+    // Steps of this daemon share the host's network; which shows that the look sees what there is.
+    let ran = world.build(&["--report", "report.json"]).ok();
+    ran.says_not("look from inside");
+    let open = claims(&report(&world));
+    for about in ["RUN: network interfaces", "RUN: loopback of the host", "RUN: abstract socket of the host"]
+    {
+        assert!(open.contains(&(about.to_owned(), "broken".to_owned())), "{open:?}");
+    }
+    assert!(open.contains(&("RUN: socket file of the host".to_owned(), "held".to_owned())), "{open:?}");
+
+    for runtime in [&[][..], crate::ktl::NATIVE] {
+        let mut args = vec!["--hermetic=best-effort", "--report", "report.json"];
+        args.extend(runtime);
+        world.build(&args).ok();
+        let shut = claims(&report(&world));
+        assert_eq!(shut.len(), open.len(), "{shut:?}");
+        assert!(shut.iter().all(|(_, state)| state == "held"), "{shut:?}");
+    }
 }

@@ -69,13 +69,27 @@ impl Facts {
             fds: open_fds().map_err(unreadable("/proc/self/fd"))?,
             env,
             limits,
-            interfaces: file("/proc/self/net/dev")?
-                .lines()
-                .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()))
-                .collect(),
+            interfaces: interfaces(&file("/proc/self/net/dev")?),
             own_proc: this.to_str() == Some(&std::process::id().to_string()),
         })
     }
+}
+
+fn interfaces(listed: &str) -> Vec<String> {
+    listed.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
+}
+
+/// Not so the loopback, and the inert devices that some kernels put into every new namespace.
+pub(super) fn leads_out(interface: &str) -> bool {
+    const INERT: [&str; 10] =
+        ["lo", "tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0"];
+    !INERT.contains(&interface)
+}
+
+/// The network interfaces of this process that could lead anywhere.
+pub fn ways_out() -> io::Result<Vec<String>> {
+    let listed = fs::read_to_string("/proc/self/net/dev")?;
+    Ok(interfaces(&listed).into_iter().filter(|interface| leads_out(interface)).collect())
 }
 
 fn open_fds() -> io::Result<Vec<i32>> {
