@@ -3,6 +3,7 @@
 //! Follows moby/buildkit `sourcepolicy/pb`. A policy is a promise of safety, so what is not understood is refused: Go would
 //! leave out a key that it does not know, and with it a rule.
 
+mod convert;
 mod pinned;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::proto::moby::buildkit::v1::sourcepolicy as wire;
+pub use convert::Conversion;
 pub use pinned::Pinned;
 
 /// Rules in order; the last that matches decides.
@@ -180,6 +182,21 @@ mod tests {
         assert_eq!(sent.rules[1].updates.as_ref().unwrap().attrs["c"], "d");
         let again = serde_json::to_vec(&policy).unwrap();
         assert_eq!(SourcePolicy::parse(&again).unwrap(), policy);
+    }
+
+    #[test]
+    fn conversions_come_first() {
+        let policy =
+            SourcePolicy::parse(br#"{"rules": [{"action": "DENY", "selector": {"identifier": "*"}}]}"#)
+                .unwrap();
+        let attrs = BTreeMap::from([("oci.store".to_owned(), "s".to_owned())]);
+        let sent =
+            policy.converting(&[Conversion { from: "https://h/a".into(), to: "b".into(), attrs }]).to_wire();
+        assert_eq!(sent.rules.iter().map(|rule| rule.action).collect::<Vec<_>>(), [2, 1]);
+        let (selector, update) =
+            (sent.rules[0].selector.as_ref().unwrap(), sent.rules[0].updates.as_ref().unwrap());
+        assert_eq!((selector.identifier.as_str(), selector.match_type), ("https://h/a", 1));
+        assert_eq!((update.identifier.as_str(), update.attrs["oci.store"].as_str()), ("b", "s"));
     }
 
     #[test]

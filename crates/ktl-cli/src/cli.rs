@@ -175,6 +175,13 @@ pub struct BuildFlags {
     /// Look for mistakes in the Dockerfile, --call check
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub check: Option<bool>,
+    /// What the Dockerfile's names mean, for --hermetic; `ktl stage` writes it [default: ktl.lock beside the Dockerfile, where
+    /// there is one]
+    #[arg(long, value_name = "FILE")]
+    pub lock: Option<PathBuf>,
+    /// Where the images and files are that the lock names [default: `store` in ktl's cache directory; also: KTL_STORE]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
     /// Secret for RUN --mount=type=secret: id=ID[,src=FILE|,env=VARIABLE] (repeatable)
     #[arg(long, value_name = "SPEC")]
     pub secret: Vec<String>,

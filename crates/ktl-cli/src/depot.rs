@@ -9,8 +9,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use buildsvc::digest::Digest;
-use buildsvc::manifest::{DOCUMENT_LIMIT, Descriptor};
+use buildsvc::lock::LockedImage;
+use buildsvc::manifest::{DOCUMENT_LIMIT, Descriptor, Document, ManifestError};
 use buildsvc::ocilayout::{INDEX, LayoutError, LayoutIndex, MAX_INDEX};
+use buildsvc::platform::Platform;
 use buildsvc::store::{self, INGEST};
 use rustix::fs::{FlockOperation, flock};
 
@@ -45,6 +47,12 @@ pub enum DepotError {
         dir: PathBuf,
         #[source]
         source: LayoutError,
+    },
+    #[error("{digest} in the store is no manifest")]
+    Document {
+        digest: Digest,
+        #[source]
+        source: ManifestError,
     },
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -133,6 +141,38 @@ impl Depot {
                 return Ok(Some(arriving));
             }
         }
+    }
+
+    /// Whether all is there that a builder reads of `image` for `platforms`.
+    pub fn holds<'a>(
+        &self,
+        image: &LockedImage,
+        platforms: impl Iterator<Item = &'a Platform>,
+    ) -> Result<(), DepotError> {
+        self.document(&image.digest)?;
+        // An image of one platform is taken for others as well, with a warning.
+        let alone = image.platforms.values().find(|manifest| **manifest == image.digest);
+        for manifest in platforms.filter_map(|platform| image.manifest(platform).or(alone)) {
+            let parsed = Document::parse(&self.document(manifest)?);
+            let broken = |source| DepotError::Document { digest: manifest.clone(), source };
+            let Document::Manifest { config, layers } = parsed.map_err(broken)? else {
+                return Err(broken(ManifestError::Neither));
+            };
+            for blob in std::iter::once(config).chain(layers) {
+                if !self.has(&blob.digest, blob.size) {
+                    return Err(DepotError::Missing { dir: self.dir.clone(), digest: blob.digest });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A blob of which nothing is known beforehand.
+    pub fn unnamed(&self, nonce: &str) -> Result<Unnamed, DepotError> {
+        let path = self.dir.join(INGEST).join(format!("new-{nonce}"));
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
+        let file = file.map_err(at("create", &path))?;
+        Ok(Unnamed { file, path, blobs: self.dir.clone(), length: 0 })
     }
 
     /// Names images in the layout's index, for other programs that read such a directory.
@@ -228,6 +268,53 @@ impl Arriving {
         fs::create_dir_all(dir)
             .and_then(|()| fs::rename(&self.path, &self.blob))
             .map_err(at("keep", &self.blob))
+    }
+}
+
+/// A blob on its way in whose digest is found out. Dropped before that it is gone.
+#[derive(Debug)]
+pub struct Unnamed {
+    file: File,
+    path: PathBuf,
+    blobs: PathBuf,
+    length: u64,
+}
+
+impl Unnamed {
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub fn restart(&mut self) -> Result<(), DepotError> {
+        self.file.set_len(0).map_err(at("empty", &self.path))?;
+        self.length = self.file.seek(SeekFrom::Start(0)).map_err(at("empty", &self.path))?;
+        Ok(())
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), DepotError> {
+        self.file.write_all(bytes).map_err(at("write", &self.path))?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    pub fn digest(&mut self, algorithm: &str) -> Result<Digest, DepotError> {
+        self.file.seek(SeekFrom::Start(0)).map_err(at("read", &self.path))?;
+        store::digest_of(&mut self.file, algorithm).map_err(at("read", &self.path))
+    }
+
+    /// Makes it a blob under its sha256.
+    pub fn keep(mut self) -> Result<(Digest, u64), DepotError> {
+        let digest = self.digest("sha256")?;
+        let blob = self.blobs.join(store::blob(&digest));
+        fs::rename(&self.path, &blob).map_err(at("keep", &blob))?;
+        Ok((digest, self.length))
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        // Gone already when it was kept.
+        let _ = fs::remove_file(&self.path);
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Sources {
     pub gits: Vec<GitSource>,
     /// What cannot be known here, in words.
     pub unknown: Vec<String>,
+    /// What is more likely a file of the context, and cannot be known either.
+    pub unsure: Vec<String>,
     /// Names of the Dockerfile's own stages.
     pub stages: BTreeSet<String>,
 }
@@ -73,9 +75,10 @@ pub(super) fn add(rest: &str, scope: &Scope, escape: char, sources: &mut Sources
     let checksum = checksum.map(|text| (text, scope.expand(text, escape)));
     for item in items {
         let Some(source) = scope.expand(&item, escape) else {
-            // Only what may be fetched is of interest; a name in the context begins as it likes.
-            if item.starts_with('$') || item.contains("://") || item.contains('@') {
+            if item.contains("://") || item.contains('@') {
                 sources.unknown(format!("ADD {item}"));
+            } else if item.starts_with('$') && sources.unsure.len() < ADDED_LIMIT {
+                sources.unsure.push(format!("ADD {item}"));
             }
             continue;
         };

@@ -165,6 +165,7 @@ fn what_add_fetches() {
         assert_eq!(found.gits.iter().map(GitSource::identifier).collect::<Vec<_>>(), *gits, "{text}");
         assert_eq!(found.unknown, *unknown, "{text}");
     }
+    assert_eq!(all("FROM base\nADD $JAR a.tar /", &[], &[], &[]).unsure, ["ADD $JAR"]);
     let sum = format!("sha256:{}", "a".repeat(64));
     let found = all(&format!("FROM scratch\nADD --checksum={sum} https://h/a /"), &[], &[], &[]);
     assert_eq!(found.urls[0].checksum.as_ref().unwrap().to_string(), sum);

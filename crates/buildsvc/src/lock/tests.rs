@@ -24,8 +24,7 @@ fn example() -> Lock {
     .unwrap();
     let url = "https://h.example/a?x=\"1\"\\".to_owned();
     lock.add_url(LockedUrl { url, checksum: sha('1'), size: 7 }).unwrap();
-    let git =
-        LockedGit { url: "https://h.example/r.git#v1".into(), commit: "0".repeat(40), bundle: sha('2') };
+    let git = LockedGit { url: "https://h.example/r.git#v1".into(), commit: "0".repeat(40) };
     lock.add_git(git).unwrap();
     lock
 }
@@ -70,9 +69,8 @@ fn what_is_not_understood_is_refused_with_its_line() {
     let url = |url: &str, sum: &str| {
         format!("version = 1\n[[url]]\nurl = \"{url}\"\nchecksum = \"{sum}\"\nsize = 1")
     };
-    let git = |commit: &str| {
-        format!("version = 1\n[[git]]\nurl = \"https://h/r.git\"\ncommit = \"{commit}\"\nbundle = \"{a}\"")
-    };
+    let git =
+        |commit: &str| format!("version = 1\n[[git]]\nurl = \"https://h/r.git\"\ncommit = \"{commit}\"");
     let sha512 = format!("sha512:{}", "a".repeat(128));
     for (text, said) in [
         (String::new(), "line 1: missing field `version`"),

@@ -59,9 +59,8 @@ pub(super) fn write(lock: &Lock) -> String {
     for LockedUrl { url, checksum, size } in lock.urls() {
         let _ = writeln!(text, "\n[[url]]\nurl = {}\nchecksum = \"{checksum}\"\nsize = {size}", quoted(url));
     }
-    for LockedGit { url, commit, bundle } in lock.gits() {
-        let _ =
-            writeln!(text, "\n[[git]]\nurl = {}\ncommit = \"{commit}\"\nbundle = \"{bundle}\"", quoted(url));
+    for LockedGit { url, commit } in lock.gits() {
+        let _ = writeln!(text, "\n[[git]]\nurl = {}\ncommit = \"{commit}\"", quoted(url));
     }
     text
 }

@@ -92,6 +92,10 @@ fn build(
     let candidates = builder::of_build(&args.builder, env, plan.hermetic)?;
     let private = candidates.first().is_some_and(|candidate| candidate.address.is_private());
     let network = if plan.hermetic.is_on() { Network::None } else { Network::Host };
+    if let Some(locked) = &host.locked {
+        locked.check()?;
+        ui.note(format_args!("[hermetic] {}", locked.told()));
+    }
     if host.sandbox.is_none() {
         ui.line(format_args!("[sandbox] off: this build's client runs with all your rights"));
     }

@@ -13,7 +13,7 @@ use crate::depot::Depot;
 use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::plan::{Facts, Named};
+use crate::plan::{self, Facts, Named};
 use crate::pull::Puller;
 use crate::ui::Ui;
 
@@ -53,7 +53,8 @@ pub fn run(args: &LockArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
         return print(&shown(&lock)).map(|()| Exit::Ok);
     }
     named.refuse_unknown()?;
-    let mut lines = named.differences(&lock);
+    let mut lines = named.missing(&lock, &named.images());
+    lines.extend(named.unused(&lock));
     if args.upstream {
         lines.extend(moved(&lock, env, &facts, &ui)?);
     }
@@ -95,7 +96,7 @@ fn shown(lock: &Lock) -> String {
 /// The names that mean something else by now.
 fn moved(lock: &Lock, env: &Env, facts: &Facts, ui: &Ui) -> Result<Vec<String>, Failure> {
     // Nothing is put into it.
-    let depot = Depot::at(stage::store_dir(None, env, facts)?);
+    let depot = Depot::at(plan::store_dir(None, env, facts)?);
     let registries = stage::registries(lock.images().map(|image| &image.reference), env, ui)?;
     let puller = Puller::new(registries, &depot);
     let mut lines = Vec::new();

@@ -1,7 +1,7 @@
 //! `ktl stage`.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use buildsvc::dockerconfig::DockerConfig;
 use buildsvc::lock::Lock;
@@ -11,9 +11,9 @@ use clap::Args;
 use super::build;
 use crate::broker::{Names, Registry};
 use crate::cli::NamesFlags;
-use crate::depot::{self, Depot};
-use crate::display::amounts;
-use crate::env::{self, Env};
+use crate::depot::Depot;
+use crate::display::{amounts, inert};
+use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 use crate::outputs::PendingFile;
@@ -23,8 +23,8 @@ use crate::ui::Ui;
 
 /// Fetch what a Dockerfile names into a store, and lock what it means
 ///
-/// Reads the Dockerfile: FROM of all stages, COPY --from, RUN --mount=from, the syntax line. Each image is pulled into a
-/// directory on this machine and written down in ktl.lock with its digest. `ktl build --hermetic` takes both, so that the same
+/// Reads the Dockerfile: FROM of all stages, COPY --from, RUN --mount=from, the syntax line, and URLs of ADD. Each image and file
+/// is fetched into a directory on this machine and written down in ktl.lock with its digest; of a repository, the commit. `ktl build --hermetic` takes both, so that the same
 /// Dockerfile builds without a network. What the lock holds already stays as it is: on another machine the same command fetches
 /// exactly the same.
 #[derive(Debug, Args)]
@@ -55,21 +55,19 @@ const AFTER_HELP: &str = "Examples:
 
 Exit codes: 0 ok, 1 something could not be fetched or is not what the lock says, 2 usage";
 
-/// Where the store is: as a flag says, or the environment, or in the cache.
-pub fn store_dir(flag: Option<&Path>, env: &Env, facts: &Facts) -> Result<PathBuf, Failure> {
-    match flag.map(Path::to_owned).or_else(|| env.path(env::KTL_STORE)) {
-        Some(dir) => Ok(facts.cwd.join(dir)),
-        None => Ok(plan::cache_dir(env, facts)?.join(depot::DIR)),
-    }
-}
-
 pub fn run(args: &StageArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let ui = Ui { verbose: verbose > 0, quiet: args.quiet };
     let facts = build::facts(env)?;
     let named = Named::read(&args.context, &args.names, env, &facts)?;
     named.refuse_unknown()?;
+    for unsure in &named.sources.unsure {
+        ui.line(format_args!(
+            "WARNING: {} is taken for a file of the context, since its variable is not known here",
+            inert::text(unsure)
+        ));
+    }
     let old = if args.update { Lock::default() } else { named.lock(&facts)?.unwrap_or_default() };
-    let depot = Depot::at(store_dir(args.to.as_deref(), env, &facts)?);
+    let depot = Depot::at(plan::store_dir(args.to.as_deref(), env, &facts)?);
     let broken = |error: &dyn std::error::Error| Failure::new(Exit::BuildFailed, chain(error));
     depot.make(&facts.nonce).map_err(|error| broken(&error))?;
 
@@ -91,7 +89,7 @@ pub fn run(args: &StageArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
             pulled.image.digest,
             pulled.image.platforms.keys().map(ToString::to_string).collect::<Vec<_>>().join(", "),
             pulled.blobs,
-            amounts::bytes(i64::try_from(pulled.fetched).unwrap_or(i64::MAX)),
+            shown(pulled.fetched),
         ));
         // Those that another machine needs stay locked; they are of the same index.
         if let Some(known) = known {
@@ -102,9 +100,40 @@ pub fn run(args: &StageArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
         in_index.push((reference.to_string(), pulled.descriptor));
         lock.add_image(pulled.image).map_err(|error| broken(&error))?;
     }
+    for source in &named.sources.urls {
+        let (url, fetched) = puller
+            .file(source, old.url(&source.url), &facts.nonce)
+            .map_err(|error| failed(&"ADD", &error))?;
+        ui.note(format_args!(
+            "[stage] {} is {}, {} fetched",
+            inert::text(&url.url),
+            url.checksum,
+            shown(fetched)
+        ));
+        lock.add_url(url).map_err(|error| broken(&error))?;
+    }
+    let search_path = env.get("PATH").unwrap_or_default();
+    for source in &named.sources.gits {
+        let name = source.pinned_name();
+        if lock.git(&name).is_some() {
+            continue;
+        }
+        let git =
+            puller.commit(source, old.git(&name), &search_path).map_err(|error| failed(&"ADD", &error))?;
+        ui.note(format_args!(
+            "[stage] {} is at {}; it is not fetched, since no builder takes a repository from a store",
+            inert::text(&name),
+            git.commit
+        ));
+        lock.add_git(git).map_err(|error| broken(&error))?;
+    }
     depot.name(&in_index, &facts.nonce).map_err(|error| broken(&error))?;
     write(&lock, &old, &named, &facts, &ui)?;
     Ok(Exit::Ok)
+}
+
+fn shown(bytes: u64) -> String {
+    amounts::bytes(i64::try_from(bytes).unwrap_or(i64::MAX))
 }
 
 fn write(lock: &Lock, old: &Lock, named: &Named, facts: &Facts, ui: &Ui) -> Result<(), Failure> {

@@ -105,15 +105,20 @@ impl Shared {
                 })
                 .map_err(|error| failure(&error))?,
         };
-        // The daemon asks for the store by a name that says nothing of the path.
-        let store = inputs::hex_of(&host, facts);
+        let store = self.layout_store(&host, facts);
+        Ok(layout.attr(&store, &digest))
+    }
+
+    /// Offers the store of a layout; the daemon asks for it by a name that says nothing of the path.
+    pub fn layout_store(&mut self, host: &Path, facts: &Facts) -> String {
+        let store = inputs::hex_of(host, facts);
         let id = format!("oci:{store}");
         if !self.hosts.contains_key(&id) {
-            let existing = Some(self.place(&host));
+            let existing = Some(self.place(host));
             self.stores.push(GuestStore { id: id.clone(), existing, arriving: None });
-            self.hosts.insert(id, host);
+            self.hosts.insert(id, host.to_owned());
         }
-        Ok(layout.attr(&store, &digest))
+        store
     }
 }
 

@@ -15,6 +15,7 @@ mod frontend;
 mod guard;
 mod hermetic;
 mod inputs;
+mod locked;
 mod named;
 mod results;
 mod sandbox;
@@ -32,7 +33,6 @@ use buildsvc::egress::Egress;
 use buildsvc::output::Destination;
 use buildsvc::patience::Patience;
 use buildsvc::secret::SecretSpec;
-use buildsvc::sourcepolicy::Pinned;
 use buildsvc::ssh::{DEFAULT_AGENT, SshSpec};
 use sandbox_linux::Promises;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,7 @@ pub use caches::CacheStore;
 pub use call::Call;
 pub use hermetic::{Hermetic, is_by_digest};
 pub use inputs::dockerfile_of;
+pub use locked::Locked;
 pub use named::Named;
 pub use sandbox::{HostBind, LogPlan, SandboxPlan, client_log_plan, log_plan, sandbox_plan};
 pub use sealed::{ExecPlan, GuestPlan, LookPlan, Sealing};
@@ -49,6 +50,7 @@ pub use trust::names;
 
 use crate::broker::{AgentSource, Allowed, SecretSource};
 use crate::cli::{BuildArgs, SandboxSwitch};
+use crate::depot;
 use crate::display::Mode;
 use crate::env::{self, Env};
 use crate::failure::Failure;
@@ -168,6 +170,8 @@ pub struct HostPlan {
     pub rooms: Vec<(PathBuf, PathBuf)>,
     pub destinations: Vec<Destination>,
     pub cache_stores: Vec<CacheStore>,
+    /// What a hermetic build takes in the place of a network, where there is a lock.
+    pub locked: Option<Locked>,
     /// Nothing is built: this is asked.
     pub call: Option<Call>,
     /// What RUN reaches is looked at before the build.
@@ -286,6 +290,9 @@ pub fn resolve(
         Some(_) => Caches::default(),
         None => Caches::resolve(args, env, facts, &mut shared)?,
     };
+    let mut frontend_attrs = inputs::frontend_attrs(args, &inputs, env)?;
+    frontend_attrs.extend(std::mem::take(&mut shared.attrs));
+    let locked = locked(args, &inputs, &mut frontend_attrs, env, facts, &mut shared)?;
     let mut locals = shared.locals;
     let mut host_locals = shared.hosts;
     for (name, host) in inputs.locals() {
@@ -293,8 +300,6 @@ pub fn resolve(
         locals.push(Local { name: name.to_owned(), path });
         host_locals.insert(name.to_owned(), host.to_owned());
     }
-    let mut frontend_attrs = inputs::frontend_attrs(args, &inputs, env)?;
-    frontend_attrs.extend(shared.attrs);
     if !shared.caps.is_empty() {
         shared.caps.sort_unstable();
         shared.caps.dedup();
@@ -352,8 +357,9 @@ pub fn resolve(
     let mut warnings = caches.warnings;
     vcs::add(args, env, facts, &inputs, &mut plan, &mut warnings)?;
     let mut notes = Vec::new();
+    let pinned = locked.as_ref().map(|locked| locked.apply(&mut plan.build)).unwrap_or_default();
     if args.sandbox.hermetic.is_on() {
-        hermetic::seal(args, &mut plan, Pinned::default())?;
+        hermetic::seal(args, &mut plan, pinned)?;
         let allowed = &args.step.allow_frontend;
         notes.extend(frontend::settle(allowed, &mut plan.build, inputs.dockerfile().as_deref(), facts)?);
     } else if !args.step.allow_frontend.is_empty() {
@@ -371,6 +377,7 @@ pub fn resolve(
         context: inputs.workspace,
         destinations: results.destinations,
         cache_stores: caches.stores,
+        locked,
         call,
         looks_inside,
         warnings,
@@ -391,6 +398,35 @@ pub fn resolve(
         stays_in_cache: results.stays_in_cache,
     };
     Ok((plan, host))
+}
+
+/// What is locked, for a build that is to be hermetic.
+fn locked(
+    args: &BuildArgs,
+    inputs: &Inputs,
+    attrs: &mut BTreeMap<String, String>,
+    env: &Env,
+    facts: &Facts,
+    shared: &mut Shared,
+) -> Result<Option<Locked>, Failure> {
+    let asked = args.build.lock.is_some() || args.build.store.is_some();
+    match inputs.dockerfile() {
+        _ if !args.sandbox.hermetic.is_on() && asked => {
+            Err(Failure::usage("--lock and --store mean nothing without --hermetic"))
+        }
+        _ if !args.sandbox.hermetic.is_on() => Ok(None),
+        None if asked => Err(Failure::usage("--lock and --store are for a Dockerfile of this machine")),
+        None => Ok(None),
+        Some(dockerfile) => Locked::resolve(args, dockerfile, attrs, env, facts, shared),
+    }
+}
+
+/// Where the store is: as a flag says, or the environment, or in the cache.
+pub fn store_dir(flag: Option<&Path>, env: &Env, facts: &Facts) -> Result<PathBuf, Failure> {
+    match flag.map(Path::to_owned).or_else(|| env.path(env::KTL_STORE)) {
+        Some(dir) => Ok(facts.cwd.join(dir)),
+        None => Ok(cache_dir(env, facts)?.join(depot::DIR)),
+    }
 }
 
 /// ktl's cache directory.

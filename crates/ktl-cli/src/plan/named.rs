@@ -1,6 +1,6 @@
 //! The names that a Dockerfile and its named contexts hold, and the lock that says what they mean.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use buildsvc::contexts::{ContextSource, NamedContext};
@@ -14,6 +14,9 @@ use super::{Facts, dockerfile_of};
 use crate::cli::NamesFlags;
 use crate::env::Env;
 use crate::failure::{Failure, chain};
+
+/// Images, and the platforms that each is wanted for.
+pub type Images = BTreeMap<ImageRef, BTreeSet<Platform>>;
 
 /// What a build fetches, and where that is locked.
 #[derive(Debug)]
@@ -75,7 +78,7 @@ impl Named {
     }
 
     /// Every image, the frontend's among them.
-    pub fn images(&self) -> BTreeMap<ImageRef, std::collections::BTreeSet<Platform>> {
+    pub fn images(&self) -> Images {
         let mut images = self.sources.images.clone();
         if let Some(frontend) = &self.sources.frontend {
             images.entry(frontend.clone()).or_default().insert(Platform::local());
@@ -94,11 +97,10 @@ impl Named {
             .hint("Give the variables with --build-arg, or write the names out."))
     }
 
-    /// How the lock and the Dockerfile differ, one line each. Nobody is asked.
-    pub fn differences(&self, lock: &Lock) -> Vec<String> {
+    /// What the lock does not hold of what is named, one line each; `images` are those to look for.
+    pub fn missing(&self, lock: &Lock, images: &Images) -> Vec<String> {
         let mut lines = Vec::new();
-        let images = self.images();
-        for (image, platforms) in &images {
+        for (image, platforms) in images {
             match lock.image(image) {
                 None => lines.push(format!("{image}: not locked")),
                 Some(locked) => {
@@ -111,8 +113,6 @@ impl Named {
                 }
             }
         }
-        let unused = lock.images().filter(|locked| !images.contains_key(&locked.reference));
-        lines.extend(unused.map(|locked| format!("{}: locked, and nothing names it", locked.reference)));
         for UrlSource { url, checksum } in &self.sources.urls {
             match (lock.url(url), checksum) {
                 (None, _) => lines.push(format!("{url}: not locked")),
@@ -125,9 +125,6 @@ impl Named {
                 _ => {}
             }
         }
-        let named = |url: &str| self.sources.urls.iter().any(|source| source.url == url);
-        let unused = lock.urls().filter(|locked| !named(&locked.url));
-        lines.extend(unused.map(|locked| format!("{}: locked, and nothing names it", locked.url)));
         for git in &self.sources.gits {
             let name = git.pinned_name();
             match (lock.git(&name), &git.checksum) {
@@ -141,10 +138,20 @@ impl Named {
                 _ => {}
             }
         }
-        let named = |url: &str| self.sources.gits.iter().any(|git| git.pinned_name() == url);
-        let unused = lock.gits().filter(|locked| !named(&locked.url));
-        lines.extend(unused.map(|locked| format!("{}: locked, and nothing names it", locked.url)));
         lines
+    }
+
+    /// What the lock holds and nothing names.
+    pub fn unused(&self, lock: &Lock) -> Vec<String> {
+        let images = self.images();
+        let image =
+            lock.images().map(|locked| &locked.reference).filter(|image| !images.contains_key(*image));
+        let named = |url: &str| self.sources.urls.iter().any(|source| source.url == url);
+        let url = lock.urls().map(|locked| &locked.url).filter(|url| !named(url));
+        let named = |url: &str| self.sources.gits.iter().any(|git| git.pinned_name() == url);
+        let git = lock.gits().map(|locked| &locked.url).filter(|url| !named(url));
+        let names = image.map(ToString::to_string).chain(url.cloned()).chain(git.cloned());
+        names.map(|name| format!("{name}: locked, and nothing names it")).collect()
     }
 }
 

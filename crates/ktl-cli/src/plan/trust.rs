@@ -1,5 +1,6 @@
 //! The user's things that a build may use: secrets, ssh agents, registry logins. Only names cross into the jail.
 
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -91,6 +92,22 @@ pub fn allowed_registry(text: &str) -> Result<Allowed, Failure> {
     }
 }
 
+/// What a frontend that is told `attrs` knows beside the Dockerfile.
+pub fn arguments(attrs: &BTreeMap<String, String>) -> Arguments {
+    let mut arguments = Arguments::default();
+    for (key, value) in attrs {
+        match key.split_once(':').unwrap_or((key.as_str(), "")) {
+            ("build-arg", name) => drop(arguments.build_args.insert(name.to_owned(), value.clone())),
+            ("target", "") => arguments.target = Some(value.clone()),
+            ("platform", "") => {
+                arguments.platforms = Platform::list(std::slice::from_ref(value)).unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    arguments
+}
+
 /// What `build` pulls and pushes, as its flags and its Dockerfile have it.
 pub fn names(build: &Build, dockerfile: &str, allowed: &[Allowed]) -> Names {
     let mut names = Names::default();
@@ -99,15 +116,9 @@ pub fn names(build: &Build, dockerfile: &str, allowed: &[Allowed]) -> Names {
             names.pull(&image);
         }
     };
-    let mut arguments = Arguments::default();
     for (key, value) in &build.frontend_attrs {
         match key.split_once(':').unwrap_or((key.as_str(), "")) {
             ("build-arg", "BUILDKIT_SYNTAX") => pull(value.split(' ').next().unwrap_or_default()),
-            ("build-arg", name) => drop(arguments.build_args.insert(name.to_owned(), value.clone())),
-            ("target", "") => arguments.target = Some(value.clone()),
-            ("platform", "") => {
-                arguments.platforms = Platform::list(std::slice::from_ref(value)).unwrap_or_default();
-            }
             ("source", "") => pull(value),
             ("context", _) => {
                 if let Some(image) = value.strip_prefix("docker-image://") {
@@ -124,7 +135,7 @@ pub fn names(build: &Build, dockerfile: &str, allowed: &[Allowed]) -> Names {
     for cache in &build.cache_imports {
         cache.attrs.get("ref").into_iter().for_each(|image| pull(image));
     }
-    for image in dockerfile::references(dockerfile, &arguments) {
+    for image in dockerfile::references(dockerfile, &arguments(&build.frontend_attrs)) {
         names.pull(&image);
     }
     for cache in &build.cache_exports {

@@ -20,6 +20,8 @@ pub struct Agents {
     pub sealed: Agent,
     /// Without the proxy: for servers on this machine.
     pub local: Agent,
+    /// As the URL has it.
+    pub any: Agent,
 }
 
 impl Agents {
@@ -41,6 +43,10 @@ impl Agents {
                 .build()
                 .new_agent()
         };
-        Agents { sealed: agent(true, Proxy::try_from_env()), local: agent(false, None) }
+        Agents {
+            sealed: agent(true, Proxy::try_from_env()),
+            local: agent(false, None),
+            any: agent(false, Proxy::try_from_env()),
+        }
     }
 }

@@ -20,8 +20,8 @@ const AT_ONCE: usize = 4;
 
 #[derive(Debug)]
 pub struct Puller<'a> {
-    registries: Registries,
-    depot: &'a Depot,
+    pub(super) registries: Registries,
+    pub(super) depot: &'a Depot,
 }
 
 /// An image that is in the store now.

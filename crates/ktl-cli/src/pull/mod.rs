@@ -8,6 +8,8 @@
 
 mod agents;
 mod download;
+mod file;
+mod git;
 mod image;
 mod registry;
 
@@ -18,6 +20,7 @@ use buildsvc::digest::Digest;
 use buildsvc::manifest::ManifestError;
 use buildsvc::platform::Platform;
 
+use crate::broker::ProgramError;
 use crate::depot::DepotError;
 
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,20 @@ pub enum PullError {
     Depot(#[from] DepotError),
     #[error("{0}")]
     Login(String),
+    #[error("git is not on the search path; it tells the commit of {0}")]
+    NoGit(String),
+    #[error("git ls-remote {remote}")]
+    Git {
+        remote: String,
+        #[source]
+        source: ProgramError,
+    },
+    #[error("git ls-remote {remote}: {text}")]
+    GitFailed { remote: String, text: String },
+    #[error("{remote} has no branch or tag {reference:?}")]
+    NoReference { remote: String, reference: String },
+    #[error("{name} is at {got}, and the Dockerfile says {expected}")]
+    Commit { name: String, expected: String, got: String },
 }
 
 impl PullError {

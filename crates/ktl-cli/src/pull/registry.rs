@@ -44,6 +44,14 @@ impl Registries {
         })
     }
 
+    pub fn agents(&self) -> &Agents {
+        &self.agents
+    }
+
+    pub fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
     /// `GET /v2/REPOSITORY/PATH`; the answer is one with a body.
     pub fn get(
         &self,

@@ -25,6 +25,7 @@ mod jail;
 mod kill;
 mod ktl;
 mod names;
+mod offline;
 mod parity;
 mod private;
 mod proof;
