@@ -240,6 +240,9 @@ impl Build {
     }
 }
 
+/// Exporters that make an image, and what their answer calls its digest.
+const IMAGES: [&str; 3] = ["image", "oci", "docker"];
+const IMAGE_DIGEST: &str = "containerimage.digest";
 const PROVENANCE: &str = "attest:provenance";
 const ADD_HOSTS: &str = "add-hosts";
 /// Capability of a daemon that has a proxy for steps.
@@ -380,8 +383,13 @@ pub async fn run(
             }
             match reply {
                 Ok(response) => {
-                    attached.deliveries(LAST_TOUCHES).await.complete()?;
-                    let exporter_response = response.exporter_response.into_iter().collect();
+                    let exporter_response: BTreeMap<String, String> =
+                        response.exporter_response.into_iter().collect();
+                    // Of several images one answer speaks of none in particular.
+                    let images =
+                        build.exports.iter().filter(|export| IMAGES.contains(&export.kind.as_str())).count();
+                    let image = exporter_response.get(IMAGE_DIGEST).filter(|_| images == 1);
+                    attached.deliveries(LAST_TOUCHES).await.complete(image.map(String::as_str))?;
                     Ok(BuildResult { exporter_response, answer })
                 }
                 Err(status) => {

@@ -29,6 +29,9 @@ pub enum BuildError {
     /// The host side did not give out the secret of a cache.
     #[error("the {cache} cache got no {attr}")]
     NoCredential { cache: String, attr: String },
+    /// The result is not what the daemon said it was, or not what it says of itself.
+    #[error("the output {path} is not what the builder says: {what}")]
+    Mismatch { path: String, what: String },
     /// The result could not be written on this side.
     #[error("failed to {operation} {path}")]
     Output {

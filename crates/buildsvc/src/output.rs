@@ -57,6 +57,8 @@ pub enum Destination {
     File(PathBuf),
     /// A tree of files.
     Directory(PathBuf),
+    /// A tree of files that takes the place of all that is there.
+    Mirror(PathBuf),
     /// A docker archive that nobody named a file for: it is loaded into a Docker Engine.
     Engine,
 }
@@ -88,6 +90,8 @@ pub enum OutputError {
     NeedlessDestination(&'static str),
     #[error("{key}={value} is not a boolean")]
     NotBoolean { key: String, value: String },
+    #[error("mode={0} of the local exporter is neither copy nor delete")]
+    UnknownMode(String),
     #[error("{0} is not supported yet")]
     NotYet(&'static str),
     #[error("several outputs write to standard output")]
@@ -187,12 +191,14 @@ impl OutputSpec {
             {
                 return Err(OutputError::NotYet("tar=false"));
             }
-            (OutputKind::Local, _) if attrs.get("mode").is_some_and(|mode| mode == "delete") => {
-                return Err(OutputError::NotYet("mode=delete"));
-            }
             (OutputKind::Local, None) => return Err(OutputError::NoDestination(kind.name())),
             (OutputKind::Local, Some("-")) => return Err(OutputError::StdoutDirectory(kind.name())),
-            (OutputKind::Local, Some(dir)) => Destination::Directory(dir.into()),
+            // What becomes of what is there is settled on this side, whatever the daemon's version.
+            (OutputKind::Local, Some(dir)) => match attrs.remove("mode").as_deref() {
+                None | Some("copy") => Destination::Directory(dir.into()),
+                Some("delete") => Destination::Mirror(dir.into()),
+                Some(other) => return Err(OutputError::UnknownMode(other.to_owned())),
+            },
             (OutputKind::Docker, None) => Destination::Engine,
             (_, None | Some("-")) => Destination::Stdout,
             (_, Some(file)) => Destination::File(file.into()),
@@ -229,6 +235,8 @@ mod tests {
             ("./a=b", K::Local, &[], D::Directory("./a=b".into())),
             ("-", K::Tar, &[], D::Stdout),
             ("type=local,dest=out", K::Local, &[], D::Directory("out".into())),
+            ("type=local,dest=out,mode=copy", K::Local, &[], D::Directory("out".into())),
+            ("type=local,dest=out,mode=delete", K::Local, &[], D::Mirror("out".into())),
             ("type=tar", K::Tar, &[], D::Stdout),
             ("type=tar,dest=x.tar", K::Tar, &[], D::File("x.tar".into())),
             ("type=oci,dest=-", K::Oci, &[], D::Stdout),
@@ -267,7 +275,7 @@ mod tests {
             ("type=local,dest=-", E::StdoutDirectory("local")),
             ("type=image,dest=x", E::NeedlessDestination("image")),
             ("type=oci,tar=false,dest=x", E::NotYet("tar=false")),
-            ("type=local,dest=x,mode=delete", E::NotYet("mode=delete")),
+            ("type=local,dest=x,mode=move", E::UnknownMode("move".into())),
             ("type=image,push=yes", E::NotBoolean { key: "push".into(), value: "yes".into() }),
             ("type=image,push", E::NotAPair("push".into())),
             (r#"type=image,name="a"#, E::Csv(CsvError::BareQuote(16))),

@@ -213,7 +213,7 @@ pub struct ResultFlags {
     #[arg(short, long, value_name = "NAME")]
     pub tag: Vec<String>,
     /// Where the result goes: DIR, - (a tar on stdout), or type=local|tar|oci|docker|image|registry[,dest=PATH][,name=NAME]
-    /// [,push=true][,KEY=VALUE] (repeatable). `logs` and `tty` name progress styles; a directory of that name is ./logs
+    /// [,push=true][,mode=delete][,KEY=VALUE] (repeatable). `logs` and `tty` name progress styles; a directory of that name is ./logs
     #[arg(short, long, value_name = "SPEC")]
     pub output: Vec<String>,
     /// Annotation of the image, [TYPE[PLATFORM][,TYPE…]:]KEY=VALUE; TYPE is manifest, manifest-descriptor, index or
@@ -236,6 +236,15 @@ pub struct ResultFlags {
     /// Load the image into the Docker Engine (type=docker, handed to `docker load`)
     #[arg(long)]
     pub load: bool,
+    /// The most bytes that the outputs on this side may have, each, such as 500m or 2g [default: the free space of their disk]
+    #[arg(long, value_name = "SIZE")]
+    pub output_limit: Option<String>,
+    /// Let the builder's files into /, the home directory, or settings in it such as ~/.config
+    #[arg(long)]
+    pub output_force: bool,
+    /// Keep set-user-id bits of files in a local output, and let devices in
+    #[arg(long)]
+    pub output_privileged: bool,
     /// Write the build's result metadata to this file as JSON
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,

@@ -478,7 +478,11 @@ fn session(
     if let (Some(upload), Some(rest)) = (&plan.upload, upload) {
         session.upload = Some(Upload { id: upload.id.clone(), head: upload.head.clone(), rest: rest.into() });
     }
-    for output in &plan.outputs {
+    for (output, bounds) in plan.outputs.iter().zip(&plan.output_bounds) {
+        let bounded = |path: String, sink| {
+            let output = Output::new(path, sink);
+            Some(Output { most: bounds.bytes, calls: bounds.calls, ..output })
+        };
         session.outputs.push(match output {
             GuestOutput::None => None,
             GuestOutput::Descriptor { number, name } => {
@@ -486,14 +490,18 @@ fn session(
                 let (_, fd) = at
                     .map(|at| outputs.swap_remove(at))
                     .ok_or_else(|| Failure::internal(format!("output descriptor {number} is missing")))?;
-                Some(Output { path: name.clone(), sink: Sink::File(fd.into()) })
+                bounded(
+                    name.clone(),
+                    if bounds.image { Sink::Image(fd.into()) } else { Sink::File(fd.into()) },
+                )
             }
             GuestOutput::Directory(path) => {
                 let dir = File::open(path).map_err(|error| {
                     Failure::new(Exit::BuildFailed, format!("failed to open {}: {error}", path.display()))
                 })?;
-                let sink = Sink::Directory(Arc::new(Receiver::new(dir.into())));
-                Some(Output { path: path.display().to_string(), sink })
+                let receiver = Receiver::new(dir.into()).bounded(bounds.bytes);
+                let receiver = if bounds.devices { receiver.with_devices() } else { receiver };
+                bounded(path.display().to_string(), Sink::Directory(Arc::new(receiver)))
             }
         });
     }

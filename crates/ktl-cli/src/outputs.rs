@@ -4,14 +4,19 @@
 //! and the host side moves the whole to its place after the build has succeeded: a build that fails, is cancelled or dies
 //! leaves what was there before, and a hostile builder neither sees nor touches what the destination already holds.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+mod directory;
+
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use buildsvc::output::Destination;
+
+pub use self::directory::take_back;
+use self::directory::{Existing, PendingDirectory};
 
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
@@ -64,7 +69,10 @@ impl From<OutputError> for Failure {
 /// process that clears up after a killed ktl comes along; it is to be dropped last.
 pub fn open(destinations: &[Destination], nonce: &str) -> Result<(Vec<Opened>, Option<Tidier>), Failure> {
     let mut tidier = None;
-    if destinations.iter().any(|destination| matches!(destination, Destination::Directory(_))) {
+    if destinations
+        .iter()
+        .any(|destination| matches!(destination, Destination::Directory(_) | Destination::Mirror(_)))
+    {
         let started = Tidier::start();
         tidier = Some(
             started.map_err(|error| Failure::internal(format!("failed to start a second ktl: {error}")))?,
@@ -86,7 +94,12 @@ fn open_one(destination: &Destination, nonce: &str, tidier: Option<&mut Tidier>)
             Ok(Opened::Stream(stdout))
         }
         Destination::File(path) => open_file(path, nonce),
-        Destination::Directory(path) => Ok(Opened::Directory(PendingDirectory::create(path, nonce, tidier)?)),
+        Destination::Directory(path) => {
+            Ok(Opened::Directory(PendingDirectory::create(path, Existing::Merge, nonce, tidier)?))
+        }
+        Destination::Mirror(path) => {
+            Ok(Opened::Directory(PendingDirectory::create(path, Existing::Delete, nonce, tidier)?))
+        }
         Destination::Engine => start_docker_load(),
     }
 }
@@ -153,15 +166,29 @@ impl Opened {
         }
     }
 
-    /// Moves the result to its place. Called after the build has succeeded and nothing writes any more.
-    pub fn commit(self) -> Result<(), Failure> {
+    /// How many bytes the disk of the destination has left for it, where it has a disk.
+    pub fn room(&self) -> Result<Option<u64>, Failure> {
+        let found = match self {
+            Opened::None | Opened::Stream(_) | Opened::Load { .. } => return Ok(None),
+            Opened::File(file) => rustix::fs::fstatvfs(&file.file),
+            Opened::Directory(directory) => rustix::fs::statvfs(&directory.staging),
+        };
+        let found = found.map_err(|errno| {
+            Failure::new(Exit::BuildFailed, format!("failed to learn the free space of an output: {errno}"))
+        })?;
+        Ok(Some(room(found.f_bavail.saturating_mul(found.f_frsize))))
+    }
+
+    /// Moves the result to its place; how many files of it lost a set-user-id bit that only `privileged` ones may have. Called
+    /// after the build has succeeded and nothing writes any more.
+    pub fn commit(self, privileged: bool) -> Result<u64, Failure> {
         match self {
-            Opened::None | Opened::Stream(_) => Ok(()),
-            Opened::File(file) => Ok(file.commit()?),
-            Opened::Directory(directory) => Ok(directory.commit()?),
+            Opened::None | Opened::Stream(_) => Ok(0),
+            Opened::File(file) => file.commit().map(|()| 0).map_err(Failure::from),
+            Opened::Directory(directory) => Ok(directory.commit(privileged)?),
             Opened::Load { child, pipe } => {
                 drop(pipe);
-                finish_docker_load(child)
+                finish_docker_load(child).map(|()| 0)
             }
         }
     }
@@ -174,6 +201,11 @@ impl Opened {
             let _ = child.wait();
         }
     }
+}
+
+/// What of the free bytes a result may take: a disk that is filled to the last one harms others.
+fn room(free: u64) -> u64 {
+    free - (free / 10).min(256 << 20)
 }
 
 fn finish_docker_load(child: Child) -> Result<(), Failure> {
@@ -246,55 +278,6 @@ impl Drop for PendingFile {
     }
 }
 
-/// A directory that is filled beside its destination.
-#[derive(Debug)]
-pub struct PendingDirectory {
-    staging: PathBuf,
-    path: PathBuf,
-}
-
-impl PendingDirectory {
-    fn create(path: &Path, nonce: &str, tidier: Option<&mut Tidier>) -> Result<PendingDirectory, Failure> {
-        // Within the destination where there is one: it may be a mount point, or lie in a directory that is not ours. The
-        // guest is shown the staging directory alone, so what else is there stays none of its business.
-        let staging = match fs::metadata(path) {
-            Ok(found) if found.is_dir() => path.join(staging_name(nonce)),
-            Ok(_) => {
-                return Err(Failure::usage(format!("the output directory {} is a file", path.display()))
-                    .hint("Name a directory, or use type=tar for a file."));
-            }
-            Err(_) => {
-                fs::create_dir_all(parent(path)).map_err(at("create", parent(path)))?;
-                sibling(path, nonce)
-            }
-        };
-        if let Some(tidier) = tidier {
-            tidier.watch(&staging).map_err(at("have somebody watch over", &staging))?;
-        }
-        DirBuilder::new().mode(0o700).create(&staging).map_err(at("create", &staging))?;
-        Ok(PendingDirectory { staging, path: path.to_owned() })
-    }
-
-    fn commit(self) -> Result<(), OutputError> {
-        take_back(&self.staging)?;
-        if self.path.exists() {
-            merge(&self.staging, &self.path)?;
-            return fs::remove_dir_all(&self.staging).map_err(at("remove", &self.staging));
-        }
-        // Made anew so that the user's umask has its say, then replaced by what was received.
-        DirBuilder::new().mode(0o755).create(&self.path).map_err(at("create", &self.path))?;
-        let mode = fs::symlink_metadata(&self.path).map_err(at("stat", &self.path))?.permissions();
-        fs::set_permissions(&self.staging, mode).map_err(at("set the mode of", &self.staging))?;
-        fs::rename(&self.staging, &self.path).map_err(at("move the result to", &self.path))
-    }
-}
-
-impl Drop for PendingDirectory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.staging);
-    }
-}
-
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -308,64 +291,6 @@ fn sibling(path: &Path, nonce: &str) -> PathBuf {
         name.push(own);
     }
     parent(path).join(name)
-}
-
-/// Gives everything below `dir`, which a guest of another id has filled, to this process.
-pub fn take_back(dir: &Path) -> Result<(), OutputError> {
-    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    match fs::symlink_metadata(dir).map_err(at("stat", dir))? {
-        meta if meta.uid() != own.0 => take_over(dir, own),
-        _ => Ok(()),
-    }
-}
-
-/// Gives everything below `dir` to `own`: needed where the file system cannot map the guest's id.
-fn take_over(dir: &Path, own: (u32, u32)) -> Result<(), OutputError> {
-    std::os::unix::fs::lchown(dir, Some(own.0), Some(own.1)).map_err(at("take ownership of", dir))?;
-    for entry in fs::read_dir(dir).map_err(at("read", dir))? {
-        let entry = entry.map_err(at("read", dir))?;
-        let path = entry.path();
-        if entry.file_type().map_err(at("stat", &path))?.is_dir() {
-            take_over(&path, own)?;
-        } else {
-            std::os::unix::fs::lchown(&path, Some(own.0), Some(own.1))
-                .map_err(at("take ownership of", &path))?;
-        }
-    }
-    Ok(())
-}
-
-/// Moves what lies in `from` into the existing directory `to`: directories are merged, everything else replaces what has its
-/// name, as fsutil's disk writer does. Nothing is followed.
-fn merge(from: &Path, to: &Path) -> Result<(), OutputError> {
-    for entry in fs::read_dir(from).map_err(at("read", from))? {
-        let entry = entry.map_err(at("read", from))?;
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        let is_dir = entry.file_type().map_err(at("stat", &source))?.is_dir();
-        match fs::symlink_metadata(&target) {
-            Ok(found) if found.is_dir() && is_dir => {
-                merge(&source, &target)?;
-                keep_metadata(&source, &target)?;
-                continue;
-            }
-            Ok(found) if found.is_dir() => fs::remove_dir_all(&target).map_err(at("replace", &target))?,
-            Ok(found) if is_dir || found.file_type().is_socket() => {
-                fs::remove_file(&target).map_err(at("replace", &target))?;
-            }
-            _ => {}
-        }
-        fs::rename(&source, &target).map_err(at("move the result to", &target))?;
-    }
-    Ok(())
-}
-
-/// An existing directory takes mode and times of the one that was sent.
-fn keep_metadata(source: &Path, target: &Path) -> Result<(), OutputError> {
-    let meta = fs::symlink_metadata(source).map_err(at("stat", source))?;
-    fs::set_permissions(target, meta.permissions()).map_err(at("set the mode of", target))?;
-    let modified = meta.modified().map_err(at("stat", source))?;
-    let times = fs::FileTimes::new().set_modified(modified).set_accessed(modified);
-    File::open(target).and_then(|dir| dir.set_times(times)).map_err(at("set the times of", target))
 }
 
 #[cfg(test)]
@@ -399,40 +324,8 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_merged_without_following_links() {
-        let dir = tempfile::tempdir().unwrap();
-        let outside = dir.path().join("outside");
-        write(&outside.join("kept"), "kept");
-        let path = dir.path().join("out");
-        write(&path.join("stays"), "stays");
-        write(&path.join("both/old"), "old");
-        write(&path.join("dir-becomes-file/x"), "x");
-        std::os::unix::fs::symlink(&outside, path.join("link")).unwrap();
-
-        let pending = PendingDirectory::create(&path, "n", None).unwrap();
-        let staging = pending.staging.clone();
-        write(&staging.join("both/new"), "new");
-        write(&staging.join("dir-becomes-file"), "file");
-        write(&staging.join("link/inside"), "inside");
-        pending.commit().unwrap();
-
-        let read = |name: &str| fs::read_to_string(path.join(name)).unwrap();
-        assert_eq!(
-            ["stays", "both/old", "both/new", "dir-becomes-file", "link/inside"].map(read),
-            ["stays", "old", "new", "file", "inside"]
-        );
-        assert!(fs::symlink_metadata(path.join("link")).unwrap().is_dir());
-        assert!(!outside.join("inside").exists() && outside.join("kept").exists());
-        assert!(!staging.exists());
-    }
-
-    #[test]
-    fn an_abandoned_directory_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let pending = PendingDirectory::create(&dir.path().join("new"), "n", None).unwrap();
-        write(&pending.staging.join("x"), "x");
-        drop(pending);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    fn a_full_disk_is_left_some_room() {
+        assert_eq!([0, 1000, 100 << 30].map(room), [0, 900, (100 << 30) - (256 << 20)]);
     }
 
     #[test]

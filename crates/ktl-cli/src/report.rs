@@ -75,7 +75,7 @@ pub fn warnings(summary: &Summary) -> String {
 /// a promise, 130 for one that was interrupted.
 pub fn exit_code(failure: &BuildError) -> u8 {
     match failure {
-        BuildError::Unenforceable { .. } => 5,
+        BuildError::Unenforceable { .. } | BuildError::Mismatch { .. } => 5,
         BuildError::Solve(solve) if hint::forbidden(&solve.message) => 5,
         BuildError::Solve(_)
         | BuildError::Unsupported { .. }

@@ -19,7 +19,7 @@ use tonic::Status;
 use super::{ReceiveError, Receiver, receive};
 use crate::context::send::send;
 use crate::context::stat::{MODE_CHAR_DEVICE, MODE_DEVICE, MODE_DIR, MODE_SYMLINK};
-use crate::context::{LocalDir, Selection};
+use crate::context::{LocalDir, Selection, with_causes};
 use crate::proto::fsutil::types::{Packet, Stat, packet::PacketType};
 
 /// Everything of an entry that should survive the way.
@@ -225,16 +225,48 @@ fn packet(kind: PacketType, id: u32, data: &'static [u8]) -> Packet {
 
 /// Plays `packets` as a daemon that does not care for requests, and gives the outcome and what came back.
 fn play(target: &Path, packets: Vec<Packet>) -> (Result<(), ReceiveError>, Vec<Packet>) {
+    play_to(Receiver::new(open(target)).with_devices(), packets)
+}
+
+fn play_to(receiver: Receiver, packets: Vec<Packet>) -> (Result<(), ReceiveError>, Vec<Packet>) {
     runtime().block_on(async {
         let (out, mut back) = mpsc::channel(1000);
         let incoming = tokio_stream::iter(packets.into_iter().map(Ok::<_, Status>));
-        let outcome = receive(Arc::new(Receiver::new(open(target))), incoming, out).await;
+        let outcome = receive(Arc::new(receiver), incoming, out).await;
         let mut answers = Vec::new();
         while let Some(packet) = back.recv().await {
             answers.push(packet);
         }
         (outcome, answers)
     })
+}
+
+#[test]
+fn what_an_output_does_not_take_ends_it() {
+    let (devices, large) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let device = vec![entry("null", MODE_DEVICE | MODE_CHAR_DEVICE | 0o640, "")];
+    let (outcome, _) = play_to(Receiver::new(open(devices.path())), device);
+    assert!(outcome.unwrap_err().to_string().contains("a device, which this output does not take"));
+
+    fs::write(large.path().join("a"), "1234").unwrap();
+    fs::write(large.path().join("b"), "12345").unwrap();
+    for (bytes, fits) in [(9, true), (8, false)] {
+        let target = tempfile::tempdir().unwrap();
+        let outcome = runtime().block_on(async {
+            let (requests, queue) = mpsc::channel(4);
+            let dir = LocalDir::open("context", large.path()).unwrap();
+            let packets = send(dir, Selection::default(), ReceiverStream::new(queue).map(Ok));
+            let receiver = Receiver::new(open(target.path())).bounded(bytes);
+            receive(Arc::new(receiver), packets, requests).await
+        });
+        match outcome {
+            Ok(()) => assert!(fits),
+            Err(error) => {
+                let error = with_causes(&error);
+                assert!(!fits && error.ends_with("is larger than the 8 bytes that it may have"), "{error}");
+            }
+        }
+    }
 }
 
 #[test]

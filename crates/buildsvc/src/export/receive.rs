@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
 use tokio::sync::mpsc;
@@ -40,13 +41,40 @@ const MAX_ERROR_TEXT: usize = 4096;
 #[derive(Debug)]
 pub struct Receiver {
     root: OwnedFd,
+    most: u64,
+    left: AtomicU64,
+    devices: bool,
 }
 
 impl Receiver {
     /// `dir` is a directory open for reading. What is in it already stays, unless something else of that name arrives.
     pub fn new(dir: OwnedFd) -> Receiver {
-        Receiver { root: dir }
+        Receiver { root: dir, most: u64::MAX, left: AtomicU64::new(u64::MAX), devices: false }
     }
+
+    /// Takes so many bytes of files and no more.
+    pub fn bounded(self, bytes: u64) -> Receiver {
+        Receiver { most: bytes, left: AtomicU64::new(bytes), ..self }
+    }
+
+    /// Takes devices as well.
+    pub fn with_devices(self) -> Receiver {
+        Receiver { devices: true, ..self }
+    }
+
+    fn spend(&self, bytes: usize) -> io::Result<()> {
+        let spent = |left: u64| left.checked_sub(bytes as u64);
+        match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(too_large(self.most)),
+        }
+    }
+}
+
+/// What a result is told that would take more room than it may have.
+pub(crate) fn too_large(most: u64) -> io::Error {
+    let text = format!("the result is larger than the {most} bytes that it may have");
+    io::Error::new(io::ErrorKind::FileTooLarge, text)
 }
 
 /// Why a tree could not be received.
@@ -157,7 +185,7 @@ fn write(
     mut queue: mpsc::Receiver<Vec<Packet>>,
     outgoing: &mpsc::Sender<Packet>,
 ) -> Result<(), ReceiveError> {
-    let mut writer = Writer::new(&root.root, outgoing);
+    let mut writer = Writer::new(root, outgoing);
     let mut apply = || {
         while let Some(batch) = queue.blocking_recv() {
             for packet in batch {
@@ -185,6 +213,7 @@ fn write(
 }
 
 struct Writer<'a> {
+    receiver: &'a Receiver,
     tree: Tree<'a>,
     outgoing: &'a mpsc::Sender<Packet>,
     listing: Listing,
@@ -211,9 +240,10 @@ struct File {
 }
 
 impl<'a> Writer<'a> {
-    fn new(root: &'a OwnedFd, outgoing: &'a mpsc::Sender<Packet>) -> Writer<'a> {
+    fn new(receiver: &'a Receiver, outgoing: &'a mpsc::Sender<Packet>) -> Writer<'a> {
         Writer {
-            tree: Tree::new(root),
+            receiver,
+            tree: Tree::new(&receiver.root),
             outgoing,
             listing: Listing::new(),
             listed: false,
@@ -258,6 +288,9 @@ impl<'a> Writer<'a> {
         let is_symlink = !is_dir && mode & MODE_SYMLINK != 0;
         let is_special = !is_dir && !is_symlink && mode & (MODE_DEVICE | MODE_NAMED_PIPE) != 0;
         let is_link = !is_dir && !is_symlink && !entry.linkname.is_empty();
+        if is_special && mode & MODE_DEVICE != 0 && !self.receiver.devices {
+            return Err(invalid("a device, which this output does not take"));
+        }
         let kind = match (is_dir, is_symlink || is_link) {
             (true, _) => Kind::Dir,
             (_, true) => Kind::Link,
@@ -310,7 +343,10 @@ impl<'a> Writer<'a> {
             self.requested.remove(&id);
             return Ok(());
         }
-        write_all(fd, data).map_err(|source| fail("write", &self.listing.path(id), source))
+        self.receiver
+            .spend(data.len())
+            .and_then(|()| write_all(fd, data))
+            .map_err(|source| fail("write", &self.listing.path(id), source))
     }
 
     fn request_more(&mut self) -> Result<(), ReceiveError> {

@@ -12,6 +12,7 @@ use tonic::Status;
 use super::{Output, Sink};
 use crate::error::BuildError;
 use crate::export::Receiver;
+use crate::export::archive::{ArchiveError, Contents, Inspector};
 
 /// The outputs of a build and how far each has come.
 #[derive(Debug)]
@@ -25,6 +26,10 @@ pub(super) struct Deliveries {
 struct Delivery {
     path: String,
     sink: Place,
+    /// Calls that may still come.
+    calls: usize,
+    /// What the archive holds, where that was looked at.
+    contents: Option<Contents>,
     /// Calls that ended well.
     done: usize,
     failure: Option<io::Error>,
@@ -33,8 +38,16 @@ struct Delivery {
 #[derive(Debug)]
 pub(super) enum Place {
     /// `None` once a call has taken it.
-    File(Option<std::fs::File>),
+    File(Option<Box<Writing>>),
     Directory(Arc<Receiver>),
+}
+
+/// An archive on its way to its place.
+#[derive(Debug)]
+pub(super) struct Writing {
+    pub file: std::fs::File,
+    pub inspector: Option<Inspector>,
+    pub most: u64,
 }
 
 impl Deliveries {
@@ -43,9 +56,17 @@ impl Deliveries {
         let delivery = |output: Output| Delivery {
             path: output.path,
             sink: match output.sink {
-                Sink::File(file) => Place::File(Some(file)),
+                Sink::File(file) => {
+                    Place::File(Some(Box::new(Writing { file, inspector: None, most: output.most })))
+                }
+                Sink::Image(file) => {
+                    let inspector = Some(Inspector::default());
+                    Place::File(Some(Box::new(Writing { file, inspector, most: output.most })))
+                }
                 Sink::Directory(receiver) => Place::Directory(receiver),
             },
+            calls: output.calls,
+            contents: None,
             done: 0,
             failure: None,
         };
@@ -80,19 +101,25 @@ impl Deliveries {
             .get_mut(id)
             .and_then(Option::as_mut)
             .ok_or_else(|| Status::not_found(format!("exporter {id} has no output on this side")))?;
+        let delivered = || Status::failed_precondition(format!("exporter {id} has been delivered before"));
         let place = match &mut delivery.sink {
-            Place::Directory(receiver) => Place::Directory(receiver.clone()),
-            Place::File(file) => Place::File(Some(file.take().ok_or_else(|| {
-                Status::failed_precondition(format!("exporter {id} has been delivered before"))
-            })?)),
+            Place::Directory(receiver) => {
+                delivery.calls = delivery.calls.checked_sub(1).ok_or_else(delivered)?;
+                Place::Directory(receiver.clone())
+            }
+            Place::File(file) => Place::File(Some(file.take().ok_or_else(delivered)?)),
         };
         Ok((place, working))
     }
 
-    pub(super) fn finish(&self, id: usize, end: Result<(), Option<io::Error>>) {
+    /// How a call ended, and what was seen in what it brought.
+    pub(super) fn finish(&self, id: usize, end: Result<Option<Contents>, Option<io::Error>>) {
         if let Some(Some(delivery)) = self.lock().get_mut(id) {
             match end {
-                Ok(()) => delivery.done += 1,
+                Ok(contents) => {
+                    delivery.done += 1;
+                    delivery.contents = contents;
+                }
                 Err(failure) => delivery.failure = delivery.failure.take().or(failure),
             }
         }
@@ -104,26 +131,38 @@ impl Deliveries {
 pub(crate) struct Delivered(Vec<Delivery>);
 
 impl Delivered {
-    /// The first output that could not be written on this side.
+    /// The first output that could not be written on this side, or was not what it said it was.
     pub(crate) fn failure(self) -> Option<BuildError> {
-        self.0.into_iter().find_map(|delivery| {
-            let source = delivery.failure?;
-            Some(BuildError::Output { operation: "write", path: delivery.path, source })
-        })
+        self.0.into_iter().find_map(|delivery| Some(undelivered(delivery.path, delivery.failure?)))
     }
 
-    /// Holds the daemon to its word: a build that succeeded has delivered every output.
-    pub(crate) fn complete(self) -> Result<(), BuildError> {
+    /// Holds the daemon to its word: a build that succeeded has delivered every output. `image` is the digest of the image
+    /// that it says it exported, where it exported but one.
+    pub(crate) fn complete(self, image: Option<&str>) -> Result<(), BuildError> {
         for delivery in self.0 {
-            let source = match delivery.failure {
-                Some(failure) => failure,
+            match delivery.failure {
+                Some(failure) => return Err(undelivered(delivery.path, failure)),
                 None if delivery.done == 0 => {
-                    io::Error::other("the builder reported success without sending it")
+                    let source = io::Error::other("the builder reported success without sending it");
+                    return Err(undelivered(delivery.path, source));
                 }
-                None => continue,
-            };
-            return Err(BuildError::Output { operation: "write", path: delivery.path, source });
+                None => {}
+            }
+            if let (Some(image), Some(contents)) = (image, delivery.contents)
+                && !contents.images.iter().any(|found| found.as_str() == image)
+            {
+                let found = contents.images.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let what = format!("it holds the image {found}, and the builder spoke of {image}");
+                return Err(BuildError::Mismatch { path: delivery.path, what });
+            }
         }
         Ok(())
+    }
+}
+
+fn undelivered(path: String, source: io::Error) -> BuildError {
+    match source.get_ref().and_then(|inner| inner.downcast_ref::<ArchiveError>()) {
+        Some(damage) => BuildError::Mismatch { path, what: damage.to_string() },
+        None => BuildError::Output { operation: "write", path, source },
     }
 }

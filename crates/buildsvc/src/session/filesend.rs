@@ -22,9 +22,10 @@ use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 use tower::Service;
 
-use super::deliveries::{Deliveries, Place};
+use super::deliveries::{Deliveries, Place, Writing};
 use crate::client::MAX_MESSAGE;
-use crate::export::{ReceiveError, Receiver, receive};
+use crate::export::archive::{Contents, Inspector};
+use crate::export::{ReceiveError, Receiver, receive, too_large};
 use crate::proto::fsutil::types::Packet;
 use crate::proto::moby::filesync::v1::BytesMessage;
 
@@ -88,9 +89,9 @@ impl StreamingService<Bytes> for DiffCopy {
                 Place::Directory(receiver) => {
                     Ok(Response::new(receive_tree(deliveries, id, receiver, call.into_inner(), working)))
                 }
-                Place::File(file) => {
-                    if let Some(file) = file {
-                        receive_archive(&deliveries, id, file, call.into_inner(), working).await?;
+                Place::File(writing) => {
+                    if let Some(writing) = writing {
+                        receive_archive(&deliveries, id, *writing, call.into_inner(), working).await?;
                     }
                     Ok(Response::new(Replies::none()))
                 }
@@ -110,7 +111,7 @@ fn exporter(metadata: &MetadataMap) -> usize {
 async fn receive_archive(
     deliveries: &Deliveries,
     id: usize,
-    file: std::fs::File,
+    Writing { file, mut inspector, most }: Writing,
     mut chunks: Streaming<Bytes>,
     working: mpsc::Sender<()>,
 ) -> Result<(), Status> {
@@ -120,14 +121,21 @@ async fn receive_archive(
     let (verdict, written) = oneshot::channel();
     let write = move || {
         let mut file = BufWriter::with_capacity(BUFFER, file);
-        let mut copy = || -> io::Result<bool> {
+        let mut left = most;
+        let mut copy = || -> io::Result<Option<Option<Contents>>> {
             while let Some(chunk) = from_daemon.blocking_recv() {
-                match chunk {
-                    Some(chunk) => file.write_all(&chunk)?,
-                    None => return file.flush().map(|()| true),
+                let Some(chunk) = chunk else {
+                    let seen = inspector.take().map(Inspector::finish).transpose();
+                    let seen = seen.map_err(io::Error::other)?;
+                    return file.flush().map(|()| Some(seen));
+                };
+                left = left.checked_sub(chunk.len() as u64).ok_or_else(|| too_large(most))?;
+                if let Some(inspector) = &mut inspector {
+                    inspector.feed(&chunk).map_err(io::Error::other)?;
                 }
+                file.write_all(&chunk)?;
             }
-            Ok(false)
+            Ok(None)
         };
         let _ = verdict.send(copy());
         drop(working);
@@ -162,8 +170,8 @@ async fn receive_archive(
         }
     };
     match end {
-        Ok(Ok(true)) => {
-            deliveries.finish(id, Ok(()));
+        Ok(Ok(Some(contents))) => {
+            deliveries.finish(id, Ok(contents));
             Ok(())
         }
         Ok(Err(error)) => {
@@ -171,7 +179,7 @@ async fn receive_archive(
             deliveries.finish(id, Err(Some(error)));
             Err(status)
         }
-        Ok(Ok(false)) | Err(_) => {
+        Ok(Ok(None)) | Err(_) => {
             deliveries.finish(id, Err(None));
             Err(Status::internal("the writer of the output ended early"))
         }
@@ -197,7 +205,7 @@ fn receive_tree(
         if let Err(error) = &end {
             let _ = failed.send(Status::aborted(format!("failed to write the output: {error}")));
         }
-        deliveries.finish(id, end.map_err(local));
+        deliveries.finish(id, end.map(|()| None).map_err(local));
         drop(working);
     });
     Replies { packets: Some(replies), verdict: Some(verdict) }

@@ -97,12 +97,25 @@ pub struct Output {
     /// As messages name it.
     pub path: String,
     pub sink: Sink,
+    /// Bytes of an archive; a [`Receiver`] has its own bound.
+    pub most: u64,
+    /// Calls that may deliver to it: one for each platform.
+    pub calls: usize,
+}
+
+impl Output {
+    /// Without bounds.
+    pub fn new(path: impl Into<String>, sink: Sink) -> Output {
+        Output { path: path.into(), sink, most: u64::MAX, calls: usize::MAX }
+    }
 }
 
 #[derive(Debug)]
 pub enum Sink {
     /// One archive, written from where the file stands. Written by a thread of its own, so it may be a pipe.
     File(std::fs::File),
+    /// The same of an image, which is hashed again as it comes.
+    Image(std::fs::File),
     /// The files of the `local` exporter.
     Directory(Arc<Receiver>),
 }

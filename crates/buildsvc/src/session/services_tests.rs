@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
+use sha2::Digest as _;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, IntoStreamingRequest, Request, Status};
@@ -13,6 +14,7 @@ use tonic_prost::ProstCodec;
 
 use super::host::{Credentials, HostError, Secret, Token, TokenRequest};
 use super::*;
+use crate::digest::Digest;
 use crate::proto::fsutil::types::Packet;
 use crate::proto::fsutil::types::packet::PacketType;
 use crate::proto::grpc::health::v1 as health_wire;
@@ -296,14 +298,14 @@ async fn call<M: prost::Message + Default + 'static>(
 
 fn archive() -> (std::fs::File, Option<Output>) {
     let file = tempfile::tempfile().unwrap();
-    let output = Output { path: "x.tar".into(), sink: Sink::File(file.try_clone().unwrap()) };
+    let output = Output::new("x.tar", Sink::File(file.try_clone().unwrap()));
     (file, Some(output))
 }
 
 async fn arrived(mut served: Served) -> Result<(), BuildError> {
     served.deliveries.stop_accepting();
     let _ = served.handlers.recv().await;
-    served.deliveries.take().complete()
+    served.deliveries.take().complete(None)
 }
 
 #[tokio::test]
@@ -342,4 +344,58 @@ async fn a_daemon_without_exporter_ids_means_the_first() {
     let served = serve(Mood::Gives, &[], vec![output]).await;
     call::<wire::BytesMessage>(&served, Request::new(tokio_stream::empty())).await.unwrap();
     arrived(served).await.unwrap();
+}
+
+/// An image of one manifest, as a tar.
+fn image() -> (Vec<u8>, Digest) {
+    let manifest = b"{}";
+    let digest = Digest::sha256(&sha2::Sha256::digest(manifest).into());
+    let index = format!(r#"{{"manifests":[{{"digest":"{digest}"}}]}}"#);
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in
+        [(format!("blobs/sha256/{}", digest.hex()), &manifest[..]), ("index.json".into(), index.as_bytes())]
+    {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_path(name).unwrap();
+        header.set_cksum();
+        builder.append(&header, bytes).unwrap();
+    }
+    (builder.into_inner().unwrap(), digest)
+}
+
+#[tokio::test]
+async fn an_image_is_held_against_the_daemons_word() {
+    let (tar, digest) = image();
+    let tar: &'static [u8] = tar.leak();
+    let other = digest.as_str().replace(digest.hex(), &"0".repeat(64));
+    for (sent, word, held) in [
+        (tar, Some(digest.as_str()), true),
+        (tar, None, true),
+        (tar, Some(other.as_str()), false),
+        (tar, Some("nonsense"), false),
+        (&tar[..1024], Some(digest.as_str()), false),
+        (b"abcd", None, false),
+    ] {
+        let output = Output::new("x.tar", Sink::Image(tempfile::tempfile().unwrap()));
+        let mut served = serve(Mood::Gives, &[], vec![Some(output)]).await;
+        let _ = deliver(&served, 0, &[sent]).await;
+        served.deliveries.stop_accepting();
+        let _ = served.handlers.recv().await;
+        match served.deliveries.take().complete(word) {
+            Ok(()) => assert!(held, "{word:?}"),
+            Err(BuildError::Mismatch { path, .. }) => assert!(!held && path == "x.tar", "{word:?}"),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_archive_has_only_so_much_room() {
+    let mut output = Output::new("x.tar", Sink::File(tempfile::tempfile().unwrap()));
+    output.most = 3;
+    let served = serve(Mood::Gives, &[], vec![Some(output)]).await;
+    assert_eq!(code(deliver(&served, 0, &[b"ab", b"cd"]).await), Code::Aborted);
+    let Err(BuildError::Output { source, .. }) = arrived(served).await else { panic!("no error") };
+    assert_eq!(source.kind(), std::io::ErrorKind::FileTooLarge);
 }

@@ -81,13 +81,13 @@ pub fn export(kind: &str, attrs: &[(&str, &str)]) -> Export {
 
 pub fn file_output(path: &Path) -> Option<Output> {
     let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path).unwrap();
-    Some(Output { path: path.display().to_string(), sink: Sink::File(file) })
+    Some(Output::new(path.display().to_string(), Sink::File(file)))
 }
 
 pub fn directory_output(path: &Path) -> Option<Output> {
     fs::create_dir_all(path).unwrap();
     let dir: OwnedFd = fs::File::open(path).unwrap().into();
-    Some(Output { path: path.display().to_string(), sink: Sink::Directory(Arc::new(Receiver::new(dir))) })
+    Some(Output::new(path.display().to_string(), Sink::Directory(Arc::new(Receiver::new(dir)))))
 }
 
 /// A build under preparation.

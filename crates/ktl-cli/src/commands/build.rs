@@ -137,6 +137,9 @@ fn build(
         let dir = dir.parent().unwrap_or(Path::new("/")).to_owned();
         plan.inside = Some(InsidePlan { dir, question: controls.question().clone() });
     }
+    for (bounds, output) in plan.output_bounds.iter_mut().zip(&opened) {
+        bounds.bytes = bounds.bytes.min(output.room()?.unwrap_or(u64::MAX));
+    }
     let held = hold(&mut plan, host, connection, &mut opened, env, log, ui).and_then(|(exit, result)| {
         let known = told.claims.len();
         if let Some(result) = &result {
@@ -156,7 +159,15 @@ fn build(
     }
     match held {
         Ok((Exit::Ok, Some(result))) => {
-            opened.into_iter().try_for_each(Opened::commit)?;
+            let mut tamed = 0;
+            for output in opened {
+                tamed += output.commit(host.output_privileged)?;
+            }
+            if tamed > 0 {
+                ui.note(format_args!(
+                    "{tamed} files of the output have lost their set-user-id bits; --output-privileged keeps them."
+                ));
+            }
             let manifest = result.exporter_response.get("cache.manifest");
             caches.commit(manifest.map(String::as_str), &plan.nonce)?;
             files.write(&result, &plan.build.reference)?;

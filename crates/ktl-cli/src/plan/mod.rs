@@ -10,6 +10,7 @@ mod attributes;
 mod caches;
 mod call;
 mod contexts;
+mod destination;
 mod egress;
 mod frontend;
 mod guard;
@@ -97,6 +98,8 @@ pub struct BuildPlan {
     pub upload: Option<GuestUpload>,
     /// One for each exporter, in their order.
     pub outputs: Vec<GuestOutput>,
+    /// What each may be.
+    pub output_bounds: Vec<OutputBounds>,
     pub secrets: Vec<String>,
     pub agents: Vec<String>,
     pub progress: Mode,
@@ -159,6 +162,17 @@ pub enum GuestOutput {
     Directory(PathBuf),
 }
 
+/// What an exporter may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputBounds {
+    pub bytes: u64,
+    /// How often: once for each platform.
+    pub calls: usize,
+    /// An image, whose archive is hashed again.
+    pub image: bool,
+    pub devices: bool,
+}
+
 /// The part of the plan that stays outside.
 #[derive(Debug)]
 pub struct HostPlan {
@@ -169,6 +183,8 @@ pub struct HostPlan {
     /// Further directories that the jail shows, read-only: from where, to where.
     pub rooms: Vec<(PathBuf, PathBuf)>,
     pub destinations: Vec<Destination>,
+    /// Set-user-id bits of what lands in directories are kept.
+    pub output_privileged: bool,
     pub cache_stores: Vec<CacheStore>,
     /// What a hermetic build takes in the place of a network, where there is a lock.
     pub locked: Option<Locked>,
@@ -247,9 +263,14 @@ pub fn resolve(
     let call = Call::resolve(args)?;
     // An answer is nothing that goes anywhere.
     let outputs = if call.is_some() { Vec::new() } else { outputs };
-    let mut results = Results::resolve(args, outputs, facts)?;
+    let mut results = Results::resolve(args, outputs, env, facts)?;
     if call.is_some() {
-        results = Results { exports: Vec::new(), destinations: Vec::new(), stays_in_cache: false };
+        results = Results {
+            exports: Vec::new(),
+            destinations: Vec::new(),
+            bounds: Vec::new(),
+            stays_in_cache: false,
+        };
     }
     let jailed = args.sandbox.sandbox != Some(SandboxSwitch::Off);
     if !jailed {
@@ -332,6 +353,7 @@ pub fn resolve(
         context_guard: guard::watch(args, env)?,
         upload,
         outputs: results.destinations.iter().map(|_| GuestOutput::None).collect(),
+        output_bounds: results.bounds,
         secrets: secrets.iter().map(|secret| secret.id.clone()).collect(),
         agents: agents.iter().map(|agent| agent.id.clone()).collect(),
         progress: results::settle_style(style, args, facts),
@@ -376,6 +398,7 @@ pub fn resolve(
         rooms: shared.rooms,
         context: inputs.workspace,
         destinations: results.destinations,
+        output_privileged: args.result.output_privileged,
         cache_stores: caches.stores,
         locked,
         call,

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use buildsvc::build::Export;
 use buildsvc::output::{self, Destination, OutputKind, OutputSpec};
 use buildsvc::reference::ImageRef;
+use buildsvc::steps;
 
-use super::Facts;
+use super::{Facts, OutputBounds, destination};
 use crate::cli::BuildArgs;
 use crate::display::{Mode, UnknownMode};
 use crate::env::{self, Env};
@@ -16,11 +17,17 @@ use crate::failure::Failure;
 pub struct Results {
     pub exports: Vec<Export>,
     pub destinations: Vec<Destination>,
+    pub bounds: Vec<OutputBounds>,
     pub stays_in_cache: bool,
 }
 
 impl Results {
-    pub fn resolve(args: &BuildArgs, outputs: Vec<OutputSpec>, facts: &Facts) -> Result<Results, Failure> {
+    pub fn resolve(
+        args: &BuildArgs,
+        outputs: Vec<OutputSpec>,
+        env: &Env,
+        facts: &Facts,
+    ) -> Result<Results, Failure> {
         let flags = &args.result;
         let names = flags.tag.iter().map(|tag| tag.parse()).collect::<Result<Vec<ImageRef>, _>>();
         let names = names.map_err(|error| Failure::usage(format!("--tag: {error}")))?;
@@ -57,14 +64,33 @@ impl Results {
         let absolute = |destination| match destination {
             Destination::File(path) => Destination::File(facts.cwd.join(path)),
             Destination::Directory(path) => Destination::Directory(facts.cwd.join(path)),
+            Destination::Mirror(path) => Destination::Mirror(facts.cwd.join(path)),
             other => other,
         };
-        let destinations = specs.iter().map(|spec| absolute(spec.destination.clone())).collect();
+        let destinations: Vec<_> = specs.iter().map(|spec| absolute(spec.destination.clone())).collect();
+        if !flags.output_force {
+            destinations.iter().try_for_each(|to| destination::check(to, env, facts))?;
+        }
+        let most = match &flags.output_limit {
+            Some(size) => {
+                steps::bytes(size).map_err(|error| Failure::usage(format!("--output-limit: {error}")))?
+            }
+            None => i64::MAX,
+        };
+        let bounds = specs
+            .iter()
+            .map(|spec| OutputBounds {
+                bytes: most.unsigned_abs(),
+                calls: args.build.platform.len().max(1),
+                image: spec.kind.is_image(),
+                devices: flags.output_privileged,
+            })
+            .collect();
         let exports = specs
             .into_iter()
             .map(|spec| Export { kind: spec.kind.name().to_owned(), attrs: spec.attrs })
             .collect();
-        Ok(Results { exports, destinations, stays_in_cache })
+        Ok(Results { exports, destinations, bounds, stays_in_cache })
     }
 }
 

@@ -28,6 +28,15 @@ pub fn of(failure: &BuildError, summary: &Summary) -> Vec<String> {
         BuildError::Output { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             vec!["the disk of the output is full".to_owned()]
         }
+        BuildError::Output { source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge => {
+            vec![
+                "an output may be as large as `--output-limit` says, and no larger than the free space of its disk"
+                    .to_owned(),
+            ]
+        }
+        BuildError::Mismatch { .. } => {
+            vec!["nothing of it was kept; what went to standard output must not be used".to_owned()]
+        }
         BuildError::Cancelled | BuildError::NoCredential { .. } | BuildError::Output { .. } => Vec::new(),
     }
 }

@@ -26,6 +26,7 @@ mod kill;
 mod ktl;
 mod names;
 mod offline;
+mod outputs;
 mod parity;
 mod private;
 mod proof;
