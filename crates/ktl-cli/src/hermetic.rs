@@ -1,6 +1,9 @@
 //! What stands behind `--hermetic` beside the request itself: see docs/hermetic.md.
 
+use buildsvc::csv;
+
 use crate::claims::{Claim, State};
+use crate::plan::{self, BuildPlan};
 
 /// Links and what is not known of them when the builder is no private one, and a person has taken it nevertheless.
 const UNPROVEN: &[(&str, &str)] = &[
@@ -17,6 +20,26 @@ const UNPROVEN: &[(&str, &str)] = &[
     ("the cache", "what other builds left there, cache mounts included, was made under their rules"),
 ];
 
-pub fn unproven() -> Vec<Claim> {
-    UNPROVEN.iter().map(|(about, why)| Claim::new(*about, State::Unproven, *why)).collect()
+/// What of `plan` is not proven then.
+pub fn unproven(plan: &BuildPlan) -> Vec<Claim> {
+    let claim = |about: &str, why: String| Claim::new(about, State::Unproven, why);
+    let mut claims: Vec<Claim> =
+        UNPROVEN.iter().map(|(about, why)| claim(about, (*why).to_owned())).collect();
+    let build = &plan.build;
+    if let Some(frontend) = build.frontend_attrs.get("source") {
+        let why = format!(
+            "{frontend} says which network RUN gets, and has one of its own; the sources are kept from it all the same"
+        );
+        claims.push(claim("the frontend", why));
+    }
+    if build.frontend_attrs.keys().any(|key| plan::is_sbom(key)) {
+        let why = "the image that lists the packages is run with the builder's network, and no policy is asked for it";
+        claims.push(claim("the sbom generator", why.to_owned()));
+    }
+    let pushes = build.exports.iter().filter_map(|export| export.attrs.get("push"));
+    if pushes.map(|value| csv::boolean(value)).any(|push| push != Some(false)) {
+        let why = "the builder sends the result over its network when it is built";
+        claims.push(claim("the push", why.to_owned()));
+    }
+    claims
 }

@@ -106,7 +106,7 @@ fn build(
     told.private = Some(lease.is_some());
     told.reference.clone_from(&plan.build.reference);
     if plan.hermetic.is_on() && !private {
-        told.claims = hermetic::unproven();
+        told.claims = hermetic::unproven(&plan);
         for claim in &told.claims {
             ui.line(format_args!("[hermetic] {claim}"));
         }

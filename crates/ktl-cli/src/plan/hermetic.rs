@@ -93,11 +93,7 @@ fn refuse_sources(args: &BuildArgs, build: &Build) -> Result<(), Failure> {
                 .hint("type=local,src=DIR, or type=registry,ref=IMAGE@sha256:…"));
         }
     }
-    let of_sbom = |key: &str| {
-        let kind = key.strip_prefix("attest:").or_else(|| key.strip_prefix("build-arg:BUILDKIT_ATTEST_"));
-        kind.is_some_and(|kind| kind.eq_ignore_ascii_case("sbom"))
-    };
-    for (_, value) in build.frontend_attrs.iter().filter(|(key, _)| of_sbom(key)) {
+    for (_, value) in build.frontend_attrs.iter().filter(|(key, _)| is_sbom(key)) {
         let fields = csv::fields(value).unwrap_or_default();
         let generator = fields.iter().find_map(|field| field.strip_prefix("generator="));
         if !generator.is_some_and(is_by_digest) {
@@ -131,6 +127,12 @@ fn refuse_uploads(build: &Build) -> Result<(), Failure> {
 fn shown(entry: &CacheEntry) -> String {
     let reference = entry.attrs.get("ref").map(|reference| format!(",ref={reference}"));
     format!("type={}{}", entry.kind, reference.unwrap_or_default())
+}
+
+/// Whether it is the attribute that asks for a list of packages, of which the frontend knows two.
+pub fn is_sbom(key: &str) -> bool {
+    let kind = key.strip_prefix("attest:").or_else(|| key.strip_prefix("build-arg:BUILDKIT_ATTEST_"));
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case("sbom"))
 }
 
 /// Whether it is an image that cannot become another one.

@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 pub use attestations::Metadata;
 pub use caches::CacheStore;
 pub use call::Call;
-pub use hermetic::{Hermetic, is_by_digest};
+pub use hermetic::{Hermetic, is_by_digest, is_sbom};
 pub use inputs::dockerfile_of;
 pub use locked::Locked;
 pub use named::Named;

@@ -42,7 +42,8 @@ pub fn broken(failure: &BuildError, hermetic: Hermetic) -> Option<String> {
 /// Adds the place in the Dockerfile where the daemon named none.
 pub fn place(failure: &mut BuildError, hermetic: Hermetic, filename: &str, dockerfile: &[u8]) {
     let BuildError::Solve(solve) = failure else { return };
-    if !solve.sources.is_empty() {
+    // It may name a file and no line in it.
+    if solve.sources.iter().any(|(_, ranges)| ranges.iter().any(|range| range.start.line > 0)) {
         return;
     }
     let text = String::from_utf8_lossy(dockerfile);

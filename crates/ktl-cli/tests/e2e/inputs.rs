@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use crate::ktl::{NATIVE, PARTS, World, names};
 
 /// Files of a directory over HTTP, for as long as this process lives.
-fn serve(dir: &Path) -> String {
+pub fn serve(dir: &Path) -> String {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let dir = dir.to_owned();
@@ -36,13 +36,13 @@ fn answer(dir: &Path, mut stream: TcpStream) -> Option<()> {
 }
 
 /// A `git daemon` over the repositories in a directory.
-struct GitDaemon {
+pub struct GitDaemon {
     child: Child,
-    address: String,
+    pub address: String,
 }
 
 impl GitDaemon {
-    fn start(dir: &Path) -> GitDaemon {
+    pub fn start(dir: &Path) -> GitDaemon {
         let port = xtask::parts::free_port().unwrap();
         let child = Command::new("git")
             .args(["daemon", "--export-all", "--listen=127.0.0.1", &format!("--port={port}")])
@@ -67,7 +67,7 @@ impl Drop for GitDaemon {
     }
 }
 
-fn git(dir: &Path, args: &[&str]) {
+pub fn git(dir: &Path, args: &[&str]) {
     let done = Command::new("git")
         .args(["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"])
         .args(args)

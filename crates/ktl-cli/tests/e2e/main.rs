@@ -18,6 +18,7 @@ mod exec;
 mod failures;
 mod guard;
 mod help;
+mod hermetic;
 mod hostile;
 mod inputs;
 mod invariants;

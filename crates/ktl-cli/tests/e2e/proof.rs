@@ -85,7 +85,7 @@ fn claims(report: &Value) -> Vec<(String, String)> {
 
 #[test]
 fn a_step_is_looked_at_from_inside() {
-    let world = World::with_dockerfile("FROM BUSYBOX\nRUN true\n");
+    let world = World::with_dockerfile("FROM PINNED\nRUN true\n");
     // Steps of this daemon share the host's network; which shows that the look sees what there is.
     let ran = world.build(&["--report", "report.json"]).ok();
     ran.says_not("look from inside");
