@@ -32,6 +32,8 @@ Options of attack:
 Options of bench:
   --jail                 Starts of jails instead: the native runtime beside nsjail and bwrap; --quick takes 200 runs
                          instead of 1000
+  --private              A private builder instead, beside a plain daemon that runs already; --quick takes 5 runs instead
+                         of 15
   --json                 Print JSON instead of a table
   --quick                Small inputs, few runs: does it work, not how fast is it
   --clients A,B          Only these: buildctl, ktl, ktl-unjailed, buildx
@@ -47,6 +49,7 @@ enum Action {
     Test,
     Bench(bench::Request),
     BenchJail(bench::jail::Request),
+    BenchPrivate(bench::private::Request),
     Attack(attack::Request),
     Hostile(Vec<String>),
     Measure(Vec<String>),
@@ -79,6 +82,7 @@ fn run(action: Action) -> Result<u8> {
         Action::Test => return test::run(),
         Action::Bench(request) => bench::run(&request)?,
         Action::BenchJail(request) => bench::jail::run(request)?,
+        Action::BenchPrivate(request) => bench::private::run(request)?,
         Action::Attack(request) => return attack::run(&request).map(|safe| u8::from(!safe)),
         Action::Hostile(arguments) => attack::listen(&arguments)?,
         Action::Measure(arguments) => bench::measure(&arguments)?,
@@ -105,6 +109,9 @@ fn parse(arguments: &[String]) -> Result<Action> {
         "test" => Action::Test,
         "bench" if rest.iter().any(|option| option == "--jail") => {
             return jail_request(rest).map(Action::BenchJail);
+        }
+        "bench" if rest.iter().any(|option| option == "--private") => {
+            return private_request(rest).map(Action::BenchPrivate);
         }
         "bench" => return bench_request(rest).map(Action::Bench),
         "attack" => return attack_request(rest).map(Action::Attack),
@@ -152,6 +159,19 @@ fn jail_request(rest: &[String]) -> Result<bench::jail::Request> {
             "--json" => request.json = true,
             "--quick" => request.quick = true,
             other => bail!("bench --jail knows no option `{other}`"),
+        }
+    }
+    Ok(request)
+}
+
+fn private_request(rest: &[String]) -> Result<bench::private::Request> {
+    let mut request = bench::private::Request::default();
+    for option in rest {
+        match option.as_str() {
+            "--private" => {}
+            "--json" => request.json = true,
+            "--quick" => request.quick = true,
+            other => bail!("bench --private knows no option `{other}`"),
         }
     }
     Ok(request)

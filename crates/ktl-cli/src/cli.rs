@@ -21,6 +21,7 @@ use crate::commands::stage::StageArgs;
 use crate::display::Mode;
 use crate::exit;
 use crate::plan::Hermetic;
+use crate::private::limits;
 pub use egress::EgressFlags;
 pub use names::NamesFlags;
 pub use step::StepFlags;
@@ -47,7 +48,7 @@ pub enum Command {
     Lock(Box<LockArgs>),
     Sandbox(Box<SandboxArgs>),
     Builder(BuilderArgs),
-    DialStdio(DialStdioArgs),
+    DialStdio(Box<DialStdioArgs>),
     Completion(CompletionArgs),
     Man(ManArgs),
 }
@@ -305,6 +306,16 @@ pub struct PrivateFlags {
     /// The buildkitd of a private builder [default: buildkitd on PATH]
     #[arg(long, value_name = "PATH")]
     pub buildkitd_bin: Option<PathBuf>,
+    /// Memory that a private builder may take with its steps, such as 4g (root only) [also: KTL_BUILDER_MEMORY]
+    #[arg(long, value_name = "SIZE", value_parser = limits::memory)]
+    pub builder_memory: Option<u64>,
+    /// Processors that a private builder may take with its steps, such as 1.5 (root only) [also: KTL_BUILDER_CPUS]
+    #[arg(long, value_name = "N", value_parser = limits::cpus)]
+    pub builder_cpus: Option<u64>,
+    /// Processes and threads of a private builder with its steps, 0 for no limit (root only) [default: 8192; also:
+    /// KTL_BUILDER_PIDS]
+    #[arg(long, value_name = "N", value_parser = limits::pids)]
+    pub builder_pids: Option<u64>,
     /// Stop a private builder that nobody has used for this long, as it is started [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub idle_timeout: Option<Duration>,

@@ -7,6 +7,12 @@ use std::path::PathBuf;
 pub const KTL_BUILDER: &str = "KTL_BUILDER";
 /// Whom private builders are kept for, as `--trust`.
 pub const KTL_TRUST: &str = "KTL_TRUST";
+/// Memory of a private builder, as `--builder-memory`.
+pub const KTL_BUILDER_MEMORY: &str = "KTL_BUILDER_MEMORY";
+/// Processors of a private builder, as `--builder-cpus`.
+pub const KTL_BUILDER_CPUS: &str = "KTL_BUILDER_CPUS";
+/// Processes of a private builder, as `--builder-pids`.
+pub const KTL_BUILDER_PIDS: &str = "KTL_BUILDER_PIDS";
 /// Address of the builder, as buildctl reads it; after [`KTL_BUILDER`].
 pub const BUILDKIT_HOST: &str = "BUILDKIT_HOST";
 /// Style of the progress, as `--progress`.
@@ -119,6 +125,14 @@ impl Env {
             .or_else(|| self.path("XDG_STATE_HOME").map(|dir| dir.join("ktl")))
             .filter(|dir| dir.is_absolute())
             .or_else(|| self.home().map(|home| home.join(".local/state/ktl")))
+    }
+
+    /// ktl's configuration directory, or `None` when neither variable nor home says where.
+    pub fn config_dir(&self) -> Option<PathBuf> {
+        self.path("XDG_CONFIG_HOME")
+            .filter(|dir| dir.is_absolute())
+            .or_else(|| self.home().map(|home| home.join(".config")))
+            .map(|dir| dir.join("ktl"))
     }
 
     /// ktl's cache directory, or `None` when neither variable nor home says where.

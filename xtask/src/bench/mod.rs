@@ -8,6 +8,7 @@ mod cases;
 mod clients;
 pub mod jail;
 mod measure;
+pub mod private;
 mod table;
 
 pub use measure::{SUBCOMMAND as MEASURE, main as measure};

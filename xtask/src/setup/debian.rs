@@ -15,6 +15,7 @@ use crate::{command, tools, workspace};
 /// Looked up by program, so that a runc that came with another container engine is used as it is.
 const WANTED: &[(&str, &str)] = &[
     ("runc", "runc"),
+    ("crun", "crun"),
     ("mmdebstrap", "mmdebstrap"),
     ("bwrap", "bubblewrap"),
     ("newuidmap", "uidmap"),

@@ -9,6 +9,7 @@
 //! jail, and is the one to be told to stop. What is on disk for one daemon is a [`place::Place`].
 
 mod ids;
+pub mod limits;
 mod lock;
 mod place;
 mod policy;
@@ -19,6 +20,7 @@ mod settings;
 pub mod start;
 pub mod stop;
 pub mod supervisor;
+mod terms;
 pub mod trust;
 
 pub use lock::Lock;

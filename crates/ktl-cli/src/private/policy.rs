@@ -29,8 +29,9 @@ pub fn common(network: Network) -> Result<Policy, PolicyError> {
     Policy::parse("ktl-daemon", text(network).as_bytes())
 }
 
-pub fn of(network: Network, ids: &Ids) -> Result<Policy, PolicyError> {
-    Policy::parse("ktl-daemon", format!("{}{}", text(network), ids.policy()).as_bytes())
+/// `limits` are lines of a policy.
+pub fn of(network: Network, ids: &Ids, limits: &str) -> Result<Policy, PolicyError> {
+    Policy::parse("ktl-daemon", format!("{}{limits}{}", text(network), ids.policy()).as_bytes())
 }
 
 fn text(network: Network) -> String {
@@ -49,7 +50,7 @@ mod tests {
     fn both_networks_parse() {
         let ids = Ids { uids: vec![(0, 7, 1), (1, 100_000, 65_535)], gids: vec![(0, 7, 1)], by_helper: true };
         for (network, own) in [(Network::None, true), (Network::Host, false)] {
-            let json = of(network, &ids).unwrap().to_json();
+            let json = of(network, &ids, "cgroup_pids_max: 7\n").unwrap().to_json();
             let field = |camel: &str, snake: &str| json.get(camel).or_else(|| json.get(snake)).cloned();
             assert_eq!(field("cloneNewnet", "clone_newnet"), Some(own.into()), "{network}");
         }

@@ -46,7 +46,7 @@ fn empty(place: &Place, env: &Env, ui: &Ui) -> Result<(), Failure> {
     let cache = plan::cache_dir(env, &facts)?;
     let ids = Ids::of(place, env)?;
     let programs = [OsStr::new("find")];
-    let room = Room { place, ids: &ids, sandbox: &sandbox, cache: &cache, programs: &programs };
+    let room = Room { place, ids: &ids, sandbox: &sandbox, cache: &cache, limits: "", programs: &programs };
     let arguments = [STATE, "-mindepth", "1", "-delete"].map(Into::into).into();
     let log = Log::off(ui);
     let quiet = Ui { quiet: !ui.verbose, ..*ui };

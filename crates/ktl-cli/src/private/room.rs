@@ -30,6 +30,8 @@ pub struct Room<'a> {
     pub sandbox: &'a SandboxPlan,
     /// ktl's cache, for the copy of it that starts first.
     pub cache: &'a Path,
+    /// Of its resources, as lines of a policy.
+    pub limits: &'a str,
     /// Names or paths of programs that are brought in.
     pub programs: &'a [&'a OsStr],
 }
@@ -49,7 +51,7 @@ impl Room<'_> {
             paths.push(programs.add(name)?);
         }
         let program = paths.into_iter().next().ok_or_else(|| Failure::internal("no program for the jail"))?;
-        let policy = policy::of(self.place.network, self.ids)
+        let policy = policy::of(self.place.network, self.ids, self.limits)
             .map_err(|error| Failure::internal(format!("ktl's own policy: {}", chain(&error))))?;
         let runtime = runtime::find(self.sandbox)?;
         let name = runtime.to_string();

@@ -2,10 +2,13 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
 use super::Place;
+use super::limits::Limits;
+use super::terms::Terms;
 use crate::broker::find_program;
 use crate::cli::{PrivateFlags, RuntimeChoice};
 use crate::env::Env;
@@ -15,8 +18,6 @@ use crate::plan;
 
 /// How long nobody may use a daemon before it stops, in seconds.
 const IDLE: u64 = 600;
-/// In the order of preference.
-const OCI_RUNTIMES: [&str; 2] = ["runc", "crun"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
@@ -30,6 +31,8 @@ pub struct Settings {
     pub runtime: RuntimeChoice,
     pub nsjail: Option<PathBuf>,
     pub cache: PathBuf,
+    /// Those that somebody asks for; what nobody does is as the daemon was started.
+    pub limits: Limits,
     /// Seconds; no reason to replace a daemon.
     pub idle: u64,
     /// All that it kept goes with it.
@@ -40,13 +43,17 @@ impl Settings {
     pub fn resolve(place: Place, flags: &PrivateFlags, env: &Env) -> Result<Settings, Failure> {
         let search = env.text("PATH").unwrap_or_default();
         let facts = crate::commands::build::facts(env)?;
+        let limits = Limits::asked(flags, env)?.and(Terms::of(&place.name, env)?.limits);
         let on_path = |name: &str| find_program(OsStr::new(&search), name);
         let buildkitd = match &flags.buildkitd_bin {
             Some(path) => facts.cwd.join(path),
             None => on_path("buildkitd").ok_or_else(|| missing("buildkitd"))?,
         };
-        let oci_runtime =
-            OCI_RUNTIMES.iter().find_map(|name| on_path(name)).ok_or_else(|| missing("runc"))?;
+        let oci_runtime = match (on_path("runc"), on_path("crun")) {
+            (Some(runc), _) => runc,
+            (None, Some(crun)) => able(crun)?,
+            (None, None) => return Err(missing("runc")),
+        };
         // The same choice as for a client's jail, from the environment alone: a daemon serves many commands.
         let jail = plan::sandbox_plan(&Default::default(), false, env, &facts)?;
         Ok(Settings {
@@ -58,6 +65,7 @@ impl Settings {
             nsjail: jail.bin,
             cache: plan::cache_dir(env, &facts)?,
             search,
+            limits,
             idle: flags.idle_timeout.map_or(IDLE, |time| time.as_secs().max(1)),
             ephemeral: false,
         })
@@ -70,7 +78,9 @@ impl Settings {
 
     /// Whether a daemon with these settings serves who asks for `other`.
     pub fn serves(&self, other: &Settings) -> bool {
-        Settings { idle: other.idle, search: other.search.clone(), ..self.clone() } == *other
+        let alike =
+            Settings { idle: other.idle, search: other.search.clone(), limits: other.limits, ..self.clone() };
+        alike == *other && self.limits.serve(other.limits)
     }
 
     pub fn buildkitd(&self) -> &OsStr {
@@ -79,6 +89,24 @@ impl Settings {
 
     pub fn oci_runtime(&self) -> &Path {
         &self.oci_runtime
+    }
+}
+
+/// A crun that can do what BuildKit asks of it. Every step would fail with an older one, and not say that it is the cause.
+fn able(crun: PathBuf) -> Result<PathBuf, Failure> {
+    let help = Command::new(&crun).args(["run", "--help"]).stdin(Stdio::null()).output();
+    match help {
+        Ok(help) if String::from_utf8_lossy(&help.stdout).contains("--keep") => Ok(crun),
+        _ => Err(Failure::new(
+            Exit::Builder,
+            format!(
+                "{} is too old for BuildKit: it has no `crun run --keep`, which came with 1.15",
+                crun.display()
+            ),
+        )
+        .hint(
+            "runc, or a newer crun, must be on PATH: apt-get install runc, dnf install runc, apk add runc",
+        )),
     }
 }
 

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 
 use super::settings::Settings;
 use super::supervisor::{self, COMMAND, READY};
-use super::{Lock, Network, Place, Record, stop, trust};
+use super::terms::Terms;
+use super::{Lock, Network, Place, Record, limits, stop, trust};
 use crate::builder::{Address, Candidate, DEFAULT_NAME};
 use crate::cli::PrivateFlags;
 use crate::dial::{self, Connection};
@@ -38,13 +39,13 @@ pub fn ensure(
         let settings = match &candidate.address {
             Address::Jail(name) => {
                 let name = trust::name(name, flags, env)?;
-                Settings::resolve(Place::of(&name, network, env)?, flags, env)?
+                Settings::resolve(place(&name, network, env)?, flags, env)?
             }
             Address::Ephemeral => {
                 // A name that nobody else has, and that no other run will have.
                 let name = format!("once-{:.16}", crate::commands::build::facts(env)?.nonce);
                 let name = trust::name(&name, flags, env)?;
-                Settings::resolve(Place::of(&name, network, env)?, flags, env)?.ephemeral()
+                Settings::resolve(place(&name, network, env)?, flags, env)?.ephemeral()
             }
             _ => {
                 found.push(candidate);
@@ -55,6 +56,11 @@ pub fn ensure(
         found.push(Candidate { address: Address::Unix(settings.place.socket()), ..candidate });
     }
     Ok((found, lease))
+}
+
+/// The place of a private builder, whose trust may allow it less of a network.
+fn place(name: &str, network: Network, env: &Env) -> Result<Place, Failure> {
+    Place::of(name, Terms::of(name, env)?.network(network), env)
 }
 
 /// Connects to the builder of a build: to a candidate that answers, a private one included, or else, when nobody has named one
@@ -72,7 +78,7 @@ pub fn dial(
         Err(failure) if candidates.iter().all(|candidate| !candidate.demanded) => failure,
         found => return found.map(|connection| (connection, lease)),
     };
-    let default = Place::of(DEFAULT_NAME, network, env);
+    let default = place(DEFAULT_NAME, network, env);
     let Ok(settings) = default.and_then(|place| Settings::resolve(place, flags, env)) else {
         return Err(not_found);
     };
@@ -129,6 +135,9 @@ fn start(settings: &Settings, ui: &Ui) -> Result<(), Failure> {
             Failure::new(Exit::Builder, format!("{place}: failed to {what}: {error}"))
         }
     };
+    if let Some(why) = limits::settle(settings.limits)?.without {
+        ui.note(format_args!("[builder] its steps may start any number of processes: {why}"));
+    }
     if fs::metadata(place.log()).is_ok_and(|log| log.len() > LOG_LIMIT) {
         fs::rename(place.log(), place.dir().join("log.1")).map_err(failed("put its log aside"))?;
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::ids::Ids;
 use super::room::{Room, SOCKETS, STATE};
 use super::settings::Settings;
-use super::{Lock, Place, Record, remove};
+use super::{Lock, Place, Record, limits, remove};
 use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -106,7 +106,15 @@ fn supervise(settings: &Settings, env: &Env, told: &mut Option<OwnedFd>) -> Resu
     let log_plan = LogPlan { stream: true, file: None, json: false };
     let log = Log::open(&log_plan, "private builder", &settings.cache, &ui)?;
     let programs = [settings.buildkitd(), settings.oci_runtime().as_os_str()];
-    let room = Room { place, ids: &ids, sandbox: &sandbox, cache: &settings.cache, programs: &programs };
+    let limits = limits::settle(settings.limits)?;
+    let room = Room {
+        place,
+        ids: &ids,
+        sandbox: &sandbox,
+        cache: &settings.cache,
+        limits: &limits.policy,
+        programs: &programs,
+    };
     let (prepared, plan, runtime) = room.prepare(arguments(settings), &log, &ui)?;
     let record = Record {
         pid: i32::try_from(std::process::id()).unwrap_or_default(),

@@ -10,7 +10,7 @@ use xtask::parts::{ScratchDir, User};
 use crate::ktl::{PARTS, Ran, World, is_root};
 
 /// A busybox of the context's own: a private builder pulls no base image here.
-const BUSYBOX: &str =
+pub const BUSYBOX: &str =
     "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";
 
 /// A world whose private builders end with it.
@@ -162,6 +162,35 @@ fn a_trust_has_a_daemon_of_its_own() {
     private.builder(&["rm", "default@fork"]).ok().says("removed jail://default@fork");
     let listed = private.builder(&["ls"]).ok().stdout;
     assert!(listed.contains("default@vendor") && !listed.contains("default@fork"), "{listed}");
+}
+
+#[test]
+fn crun_does_as_well_unless_it_is_too_old() {
+    let Some(crun) = xtask::tools::on_path("crun") else { return eprintln!("skipped: there is no crun") };
+    if !is_root("crun_does_as_well_unless_it_is_too_old") {
+        return;
+    }
+    let private = Private::new("RUN echo made by crun\n");
+    let bin = private.0.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink(&crun, bin.join("crun")).unwrap();
+    std::os::unix::fs::symlink(xtask::tools::buildkitd().unwrap(), bin.join("buildkitd")).unwrap();
+    let mut command = private.command();
+    command.env("PATH", &bin).args([
+        "build",
+        "ctx",
+        "--progress=plain",
+        "--builder",
+        "jail://",
+        "--hermetic",
+    ]);
+    let ran = private.0.run(&mut command);
+    let help = Command::new(&crun).args(["run", "--help"]).output().unwrap();
+    if String::from_utf8_lossy(&help.stdout).contains("--keep") {
+        ran.ok().says("made by crun");
+    } else {
+        ran.ends_with(3).says("crun").says("too old for BuildKit").says("1.15");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod cache;
 mod filter;
 mod inspect;
 mod own;
-mod size;
+pub mod size;
 mod target;
 
 use clap::{Args, Subcommand};

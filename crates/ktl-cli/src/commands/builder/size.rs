@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads `512`, `64k`, `1.5g`, `10GB`, `2GiB`; units are powers of 1024, as docker has them for memory and cache sizes.
-pub(super) fn parse(text: &str) -> Result<u64, String> {
+pub fn parse(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is no size, as in 512m or 10g");
     let lower = text.trim().to_ascii_lowercase();
     let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
