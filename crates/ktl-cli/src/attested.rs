@@ -60,6 +60,11 @@ pub fn builder(
     Ok(())
 }
 
+/// The lock that says what the Dockerfile's names mean.
+pub fn lock(attributes: &mut Attributes, digest: &Digest) {
+    set(attributes, "lock.digest", digest.to_string());
+}
+
 fn set(attributes: &mut Attributes, name: &str, value: String) {
     attributes.insert(format!("ktl.{name}"), value);
 }
@@ -96,6 +101,9 @@ mod tests {
         let plain = facts(&[], None, Hermetic::Off);
         assert_eq!(plain["ktl.network"], "default");
         assert!(!plain.contains_key("ktl.builder.policy.digest") && !plain.contains_key("ktl.hermetic"));
+        let (mut locked, digest) = (plain.clone(), Digest::sha256(&[7; 32]));
+        lock(&mut locked, &digest);
+        assert_eq!(locked["ktl.lock.digest"], digest.to_string());
         let forced = facts(&[("force-network-mode", "none")], Some(Network::Host), Hermetic::BestEffort);
         assert_eq!(
             (forced["ktl.network"].as_str(), forced["ktl.hermetic"].as_str()),

@@ -102,6 +102,9 @@ fn build(
     let (connection, lease) = start::dial(candidates, tls.as_ref(), &args.builder.private, network, env, ui)?;
     plan.builder = connection.address.to_string();
     attested::builder(&mut plan.build.frontend_attrs, lease.is_some().then_some(network), plan.hermetic)?;
+    if let Some(locked) = &host.locked {
+        attested::lock(&mut plan.build.frontend_attrs, &locked.lock.digest());
+    }
     told.builder = Some(plan.builder.clone());
     told.private = Some(lease.is_some());
     told.reference.clone_from(&plan.build.reference);

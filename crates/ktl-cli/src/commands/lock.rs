@@ -10,6 +10,7 @@ use clap::Args;
 use super::{build, stage};
 use crate::cli::NamesFlags;
 use crate::depot::Depot;
+use crate::display::inert;
 use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -63,7 +64,8 @@ pub fn run(args: &LockArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     lines.sort();
-    print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())?;
+    // Names of a Dockerfile hold what they like.
+    print(&lines.iter().map(|line| format!("{}\n", inert::text(line))).collect::<String>())?;
     let stale = format!("{path} does not fit {}", named.dockerfile.display());
     let mend =
         if args.upstream { "`ktl stage --update` takes what there is now." } else { "`ktl stage` mends it." };

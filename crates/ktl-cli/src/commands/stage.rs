@@ -101,6 +101,10 @@ pub fn run(args: &StageArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
         lock.add_image(pulled.image).map_err(|error| broken(&error))?;
     }
     for source in &named.sources.urls {
+        // A second one of that name which says something else of it does not fit the lock, and is told then.
+        if lock.url(&source.url).is_some() {
+            continue;
+        }
         let (url, fetched) = puller
             .file(source, old.url(&source.url), &facts.nonce)
             .map_err(|error| failed(&"ADD", &error))?;
