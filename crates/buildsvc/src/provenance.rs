@@ -13,12 +13,16 @@ use crate::client::{Client, refused};
 use crate::error::BuildError;
 use crate::proto::containerd::services::content::v1 as content;
 use crate::proto::moby::buildkit::v1 as wire;
+use crate::status::bounded;
 
 const DURING: &str = "the question for provenance";
 const ANSWER: Duration = Duration::from_secs(20);
 /// Of all predicates of a build together.
 const MAX_BYTES: usize = 8 << 20;
 const MAX_EVENTS: usize = 64;
+const MAX_MATERIALS: usize = 2_000;
+/// Of a URI or a digest.
+const MAX_TEXT: usize = 4 << 10;
 const IN_TOTO: &str = "application/vnd.in-toto+json";
 const PREDICATE_TYPE: &str = "in-toto.io/predicate-type";
 const SLSA: &str = "https://slsa.dev/provenance/";
@@ -30,6 +34,49 @@ pub enum Detail {
     #[default]
     Min,
     Max,
+}
+
+/// Something that went into a build, as the daemon tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Material {
+    pub uri: String,
+    /// Hexadecimal digits by algorithm; empty when the daemon does not tell any.
+    pub digests: BTreeMap<String, String>,
+}
+
+/// What went into the finished build `reference`, each once. A daemon that has not recorded it is an error.
+pub async fn materials(client: &Client, reference: &str) -> Result<Vec<Material>, BuildError> {
+    let lost = |detail: &str| BuildError::Lost { during: DURING, detail: detail.to_owned() };
+    let predicates = of_build(client, reference, Detail::Min).await?;
+    if predicates.is_empty() {
+        return Err(lost("the builder has recorded none"));
+    }
+    let mut found: Vec<Material> = Vec::new();
+    for predicate in predicates.values() {
+        // One without materials has no such list.
+        let listed = predicate["materials"].as_array().map_or(&[][..], Vec::as_slice);
+        for material in listed.iter().map(material) {
+            if found.len() == MAX_MATERIALS {
+                return Err(lost("it tells more materials than any build has"));
+            }
+            if !found.contains(&material) {
+                found.push(material);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn material(told: &Value) -> Material {
+    let text = |value: &Value| bounded(value.as_str().unwrap_or_default().to_owned(), MAX_TEXT);
+    let digests = told["digest"].as_object().into_iter().flatten();
+    Material {
+        uri: text(&told["uri"]),
+        digests: digests
+            .take(8)
+            .map(|(name, value)| (bounded(name.clone(), MAX_TEXT), text(value)))
+            .collect(),
+    }
 }
 
 /// The predicates of the finished build `reference`: one without a name, or one for each platform.

@@ -22,6 +22,7 @@ use buildsvc::error::BuildError;
 use buildsvc::event::Event;
 use buildsvc::export::Receiver;
 use buildsvc::provenance::Detail;
+use buildsvc::provenance::Material;
 use buildsvc::session::{Output, Session, Sink, Upload};
 use buildsvc::store::ContentStore;
 use buildsvc::{build, provenance, version};
@@ -71,6 +72,8 @@ pub struct GuestResult {
     pub warnings: Vec<serde_json::Value>,
     /// What was found of the build's isolation.
     pub claims: Vec<Claim>,
+    /// What the builder says went in, where that was asked for, or why it does not say.
+    pub materials: Option<Result<Vec<Material>, String>>,
     /// Why there is no result, for the report. A person has read it on stderr.
     pub failure: Option<String>,
     /// What was asked of the network, where the build has a list of servers.
@@ -424,8 +427,13 @@ async fn converse(
             Err(error) => drop(notes.send(format!("no provenance for the metadata file: {error}"))),
         }
     }
+    let mut materials = None;
+    if plan.inside.is_some() {
+        let told = provenance::materials(&client, &plan.build.reference).await;
+        materials = Some(told.map_err(|error| chain(&error)));
+    }
     let build::BuildResult { exporter_response, answer } = result;
-    Ok(GuestResult { exporter_response, answer, provenance, ..GuestResult::default() })
+    Ok(GuestResult { exporter_response, answer, provenance, materials, ..GuestResult::default() })
 }
 
 /// What this build offers to the daemon, and nothing else.

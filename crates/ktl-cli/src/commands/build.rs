@@ -1,6 +1,7 @@
 //! `ktl build`.
 
 mod asked;
+mod materials;
 mod report;
 pub mod verify;
 
@@ -38,7 +39,7 @@ use crate::log::Log;
 use crate::outputs::{self, Opened, PendingFile};
 use crate::piped::{self, Intake};
 use crate::plan::{self, BuildPlan, Facts, GuestOutput, Hermetic, HostPlan, Kind, guest_path};
-use crate::private::{Network, start};
+use crate::private::{Network, peer, start};
 use crate::repository::Repository;
 use crate::tls::TlsFiles;
 use crate::ui::Ui;
@@ -115,6 +116,11 @@ fn build(
         }
     }
 
+    if host.looks_inside && lease.is_some() {
+        let claims = peer::claims(&connection.stream, network);
+        tell(&claims, plan.hermetic, ui);
+        told.claims.extend(claims);
+    }
     if plan.egress.is_some() {
         for claim in egress::UNPROVEN {
             ui.note(format_args!("[egress] unproven: {claim}"));
@@ -130,6 +136,7 @@ fn build(
     }
     let caches = PendingCaches::open(&host.cache_stores)?;
     let (mut opened, _tidier) = outputs::open(&host.destinations, &plan.nonce)?;
+    let lock = if host.looks_inside { materials::lock(host)? } else { None };
     let controls =
         host.looks_inside.then(|| Controls::open(&plan.nonce, plan.build.proxy_network)).transpose()?;
     if let Some(controls) = &controls {
@@ -150,6 +157,9 @@ fn build(
         }
         if let Some(controls) = &controls {
             controls.heard(&mut told.claims);
+        }
+        if let Some(found) = result.as_ref().and_then(|result| result.materials.as_ref()) {
+            told.claims.push(materials::claim(found, lock.as_ref(), plan.hermetic));
         }
         tell(&told.claims[known..], plan.hermetic, ui);
         if exit == Exit::Ok {

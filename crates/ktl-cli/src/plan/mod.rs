@@ -44,7 +44,7 @@ pub use call::Call;
 pub use hermetic::{Hermetic, is_by_digest, is_sbom};
 pub use inputs::dockerfile_of;
 pub use locked::Locked;
-pub use named::Named;
+pub use named::{Named, beside};
 pub use sandbox::{HostBind, LogPlan, SandboxPlan, client_log_plan, log_plan, sandbox_plan};
 pub use sealed::{ExecPlan, GuestPlan, LookPlan, Sealing};
 pub use trust::names;

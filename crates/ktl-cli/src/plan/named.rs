@@ -156,7 +156,8 @@ impl Named {
 }
 
 /// A Dockerfile of another name has a lock of its own, as it has an ignore file of its own.
-fn beside(dockerfile: &Path) -> PathBuf {
+/// The lock of a Dockerfile, where no other was named.
+pub fn beside(dockerfile: &Path) -> PathBuf {
     let name = dockerfile.file_name().unwrap_or_default().to_string_lossy();
     match &*name {
         "Dockerfile" | "dockerfile" => dockerfile.with_file_name(lock::FILE),

@@ -11,6 +11,7 @@
 mod ids;
 pub mod limits;
 mod lock;
+pub mod peer;
 mod place;
 mod policy;
 mod record;

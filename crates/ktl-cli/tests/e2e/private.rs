@@ -108,7 +108,11 @@ fn one_daemon_serves_all_and_names_share_nothing() {
         }
     });
     assert_eq!(private.supervisors().len(), 1);
-    private.build(&["--builder", "jail://default", "--hermetic"]).ok().says("CACHED");
+    let claimed = private.build(&["--builder", "jail://default", "--hermetic"]).ok().says("CACHED");
+    for claim in ["the builder's jail: process ", "the builder's network: process ", "materials: "] {
+        let line = format!("[hermetic] held: {claim}");
+        assert!(claimed.stderr.contains(&line), "no {line:?} in:\n{}", claimed.stderr);
+    }
     private.build(&["--builder", "jail://other", "--hermetic"]).ok().says_not("CACHED");
     private.build(&["--builder", "jail://default"]).ok().says_not("CACHED");
     assert_eq!(private.supervisors().len(), 3, "two names, and one of them with two networks");

@@ -105,3 +105,28 @@ fn a_step_is_looked_at_from_inside() {
         assert!(shut.iter().all(|(_, state)| state == "held"), "{shut:?}");
     }
 }
+
+#[test]
+fn materials_are_compared_with_the_lock() {
+    let world = World::with_dockerfile("FROM BUSYBOX\nRUN true\n");
+    let materials = || {
+        world.build(&["--report", "report.json", "-t", "x"]).ok();
+        let report = report(&world);
+        let claims = report["claims"].as_array().unwrap();
+        let claim = claims.iter().find(|claim| claim["about"] == "materials").unwrap().clone();
+        (claim["state"].as_str().unwrap().to_owned(), report["materials"].clone())
+    };
+    let (state, found) = materials();
+    assert_eq!((state.as_str(), found.as_array().map(Vec::len)), ("unproven", Some(1)), "{found}");
+    let digest = found[0]["digests"]["sha256"].as_str().unwrap();
+    let lock = |digest: &str| {
+        format!(
+            "version = 1\n\n[[image]]\nreference = \"{}\"\ndigest = \"sha256:{digest}\"\nplatforms = {{ \"linux/amd64\" = \"sha256:{digest}\" }}\n",
+            crate::ktl::PARTS.busybox
+        )
+    };
+    world.write("ctx/ktl.lock", lock(digest));
+    assert_eq!(materials().0, "held");
+    world.write("ctx/ktl.lock", lock(&"0".repeat(64)));
+    assert_eq!(materials().0, "broken");
+}

@@ -86,9 +86,9 @@ pub(super) fn leads_out(interface: &str) -> bool {
     !INERT.contains(&interface)
 }
 
-/// The network interfaces of this process that could lead anywhere.
-pub fn ways_out() -> io::Result<Vec<String>> {
-    let listed = fs::read_to_string("/proc/self/net/dev")?;
+/// The network interfaces of a process, by its number or as `self`, that could lead anywhere.
+pub fn ways_out(process: &str) -> io::Result<Vec<String>> {
+    let listed = fs::read_to_string(format!("/proc/{process}/net/dev"))?;
     Ok(interfaces(&listed).into_iter().filter(|interface| leads_out(interface)).collect())
 }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use buildsvc::provenance::Material;
 use serde::Serialize;
 
 use crate::claims::Claim;
@@ -34,6 +35,8 @@ pub struct Run {
     /// Whether that is ktl's own, in a jail; nothing when none was reached.
     pub private: Option<bool>,
     pub claims: Vec<Claim>,
+    /// What the builder says went in, of a build that went well.
+    pub materials: Vec<Material>,
     /// The exporters' answers, of a build that went well.
     pub result: BTreeMap<String, String>,
     /// What the guest said of a build that did not.
@@ -45,6 +48,9 @@ impl Run {
     pub fn hear(&mut self, result: &GuestResult) {
         self.claims.extend(result.claims.iter().cloned());
         self.result.clone_from(&result.exporter_response);
+        if let Some(Ok(materials)) = &result.materials {
+            self.materials.clone_from(materials);
+        }
         self.failure.clone_from(&result.failure);
     }
 }
