@@ -297,7 +297,7 @@ pub async fn run(
     let mut solve_error = None;
 
     let outcome = {
-        let mut control = client.control();
+        let mut control = client.control().max_decoding_message_size(client::MAX_RESULT);
         let mut request = build.request(&reference, attached.id());
         if verifies {
             attached.id().clone_into(&mut request.source_policy_session);

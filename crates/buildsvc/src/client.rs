@@ -29,6 +29,10 @@ use crate::version::Version;
 
 /// Of one gRPC message, both ways, as the daemon has it.
 pub(crate) const MAX_MESSAGE: usize = 16 << 20;
+/// Of an answer about the daemon itself: once decoded, it may take a hundred times as much.
+const MAX_ANSWER: usize = 256 << 10;
+/// The same of what frontends and exporters answer.
+pub(crate) const MAX_RESULT: usize = 4 << 20;
 /// Per call. A reader of events that stands still holds back this much of its own stream…
 const STREAM_WINDOW: u32 = 4 << 20;
 /// …and must leave room on the connection for the session, or the daemon's health checks would go unanswered.
@@ -126,7 +130,7 @@ impl Client {
     /// that is no BuildKit, ends it in [`BuildError::Lost`]. Asked once; later calls repeat the answer.
     pub async fn info(&self, limit: Duration) -> Result<DaemonInfo, BuildError> {
         let ask = || async {
-            let mut control = self.control();
+            let mut control = self.control().max_decoding_message_size(MAX_ANSWER);
             match self.ask("the first question", limit, control.info(InfoRequest {})).await? {
                 Ok(reply) => Ok(DaemonInfo {
                     version: reply
@@ -146,7 +150,7 @@ impl Client {
     /// The daemon's workers, the default one first.
     pub async fn workers(&self, limit: Duration) -> Result<Vec<Worker>, BuildError> {
         let during = "the question for workers";
-        let mut control = self.control();
+        let mut control = self.control().max_decoding_message_size(MAX_ANSWER);
         let reply = self.ask(during, limit, control.list_workers(ListWorkersRequest::default())).await?;
         let records = reply.map_err(|status| refused(during, &status))?.into_inner().record;
         Ok(records.into_iter().map(Worker::from).collect())

@@ -16,6 +16,9 @@ pub struct Event {
     pub statuses: Vec<VertexStatus>,
     pub logs: Vec<VertexLog>,
     pub warnings: Vec<VertexWarning>,
+    /// Parts of the update that were out of bounds.
+    #[serde(default)]
+    pub dropped: u64,
 }
 
 /// A step of the build graph. Sent again whenever something of it changes; later non-empty fields win.

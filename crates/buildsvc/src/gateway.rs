@@ -11,7 +11,7 @@ use prost::Message as _;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use crate::client::{self, Client, MAX_MESSAGE};
+use crate::client::{self, Client, MAX_MESSAGE, MAX_RESULT};
 use crate::error::BuildError;
 use crate::identity;
 use crate::proto::google::rpc;
@@ -23,7 +23,7 @@ use wire::llb_bridge_client::LlbBridgeClient;
 /// What a frontend must know of, or not be asked.
 pub(crate) const CAPABILITY: &str = "moby.buildkit.frontend.subrequests+forward";
 /// Of all parts of an answer together.
-const MAX_ANSWER: usize = 8 << 20;
+const MAX_ANSWER: usize = MAX_RESULT;
 
 /// Asks the frontend, within the solve called `reference`, and ends that solve either way. An error is also the solve's.
 pub(crate) async fn ask(
@@ -90,7 +90,7 @@ pub(crate) async fn capabilities(client: &Client, limit: Duration) -> Result<BTr
 
 pub(crate) fn bridge(client: &Client) -> LlbBridgeClient<Channel> {
     LlbBridgeClient::new(client.channel())
-        .max_decoding_message_size(MAX_MESSAGE)
+        .max_decoding_message_size(MAX_RESULT)
         .max_encoding_message_size(MAX_MESSAGE)
 }
 

@@ -39,5 +39,7 @@ mod status;
 pub mod steps;
 pub mod store;
 pub mod trial;
+mod undecoded;
+mod updates;
 pub mod usage;
 pub mod version;

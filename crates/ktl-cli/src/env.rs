@@ -29,6 +29,8 @@ pub const KTL_CACHE_DIR: &str = "KTL_CACHE_DIR";
 pub const KTL_STORE: &str = "KTL_STORE";
 /// Where private builders keep their state; default `$XDG_STATE_HOME/ktl`, then `~/.local/state/ktl`.
 pub const KTL_STATE_DIR: &str = "KTL_STATE_DIR";
+/// Seconds that a builder may take for an answer, be silent, and go on after the build's end; default `20,60,10`.
+pub const KTL_PATIENCE: &str = "KTL_PATIENCE";
 /// Directory of docker's `config.json`; default `~/.docker`.
 pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
 /// The Docker Engine, as docker reads it.

@@ -25,8 +25,8 @@ pub struct Case {
     pub script: Script,
     /// Takes the place of the whole daemon.
     pub talk: Option<Talk>,
-    /// Of the one worker.
-    pub labels: fn() -> HashMap<String, String>,
+    /// A method of `Control` that is never answered.
+    pub silent: Option<&'static str>,
     pub told: Told,
     /// How ktl ends.
     pub codes: &'static [i32],
@@ -81,13 +81,13 @@ impl Case {
             about,
             script,
             talk: None,
-            labels: HashMap::new,
+            silent: None,
             told: Told { output: Output::None, progress: "plain", ktl: &[], env: &[] },
             codes: &[1],
             says: &[],
             honest: Honest::Given,
             granted: None,
-            limit: Duration::from_secs(60),
+            limit: Duration::from_secs(120),
         }
     }
 
@@ -118,6 +118,11 @@ impl Case {
 
     pub const fn honest(mut self, honest: Honest) -> Case {
         self.honest = honest;
+        self
+    }
+
+    pub const fn silent(mut self, method: &'static str) -> Case {
+        self.silent = Some(method);
         self
     }
 

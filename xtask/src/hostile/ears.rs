@@ -99,7 +99,9 @@ async fn answer(mut stream: tokio::net::TcpStream, ground: Weak<Ground>, is_fore
         )
     } else {
         // The rights that were asked for tell what a token is worth.
-        let wide = ["catalog", "delete", "foreign/app"].iter().any(|word| text.contains(word));
+        let has_login = text.contains("password=") || text.contains("Basic ");
+        let wide = has_login
+            && ["catalog", "delete", "foreign/app", "foreign%2Fapp"].iter().any(|word| text.contains(word));
         let token = if wide && !is_foreign { "CANARY-token" } else { "PERMITTED-token" };
         let body = format!("{{\"token\":\"{token}\",\"access_token\":\"{token}\",\"expires_in\":300}}");
         format!(

@@ -45,7 +45,8 @@ pub fn judge(ground: &Ground, run: &Run) -> Verdict {
     let shown = [("stdout", &run.stdout), ("stderr", &run.stderr)];
     let on_screen = shown.iter().find_map(|(name, text)| Some(format!("{name}: {}", ill_text(text)?)));
     let leak = leaks.into_iter().next().or_else(|| run.changed.clone()).or_else(|| ground.ill_output());
-    if let Some(what) = leak.or(on_screen) {
+    let broken = || (run.progress == "rawjson").then(|| no_json(&run.stderr)).flatten();
+    if let Some(what) = leak.or(on_screen).or_else(broken) {
         return Verdict::Leaked(what);
     }
     if run.hung {
@@ -90,6 +91,17 @@ fn ill_text(text: &[u8]) -> Option<String> {
     orders.map(|line| format!("an order to GitHub: {}", String::from_utf8_lossy(&line[..line.len().min(80)])))
 }
 
+/// A line that is no JSON amid lines that are.
+fn no_json(text: &[u8]) -> Option<String> {
+    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+    let is_object = |line: &&[u8]| line.starts_with(b"{");
+    let (first, last) = (lines.iter().position(is_object), lines.iter().rposition(is_object));
+    lines[first?..=last?]
+        .iter()
+        .find(|line| serde_json::from_slice::<serde_json::Value>(line).is_err())
+        .map(|line| format!("no JSON: {}", String::from_utf8_lossy(&line[..line.len().min(80)])))
+}
+
 fn contains(text: &[u8], word: &[u8]) -> bool {
     text.windows(word.len()).any(|window| window == word)
 }
@@ -107,6 +119,7 @@ mod tests {
             code: Some(1),
             hung: false,
             peak_kib: 1024,
+            progress: "plain",
             changed: None,
             stdout: Vec::new(),
             stderr: stderr.to_vec(),
@@ -134,6 +147,10 @@ mod tests {
         assert_eq!(judge(&ground, &Run { hung: true, ..ran(b"") }), Verdict::Hang);
         assert_eq!(judge(&ground, &Run { peak_kib: 300 << 10, ..ran(b"") }), Verdict::Memory(300));
         assert!(matches!(judge(&ground, &Run { code: None, ..ran(b"") }), Verdict::Crashed(_)));
+        let lines = |text: &[u8]| judge(&ground, &Run { progress: "rawjson", ..ran(text) });
+        assert_eq!(lines(b"{}\n{\"a\":1}\nERROR: it failed\n"), Verdict::Safe);
+        assert!(matches!(lines(b"{}\nno\n{}\n"), Verdict::Leaked(_)));
+        assert!(matches!(lines(b"{}\n{\"a\n"), Verdict::Leaked(_)));
         let changed = Run { changed: Some("outside/victim".to_owned()), ..ran(b"") };
         assert!(matches!(judge(&ground, &changed), Verdict::Leaked(_)));
         let written = ground.write("out/tool", "x")?;

@@ -12,6 +12,7 @@ pub mod case;
 mod cases;
 pub mod client;
 mod control;
+mod delivery;
 mod ears;
 pub mod ground;
 pub mod judge;

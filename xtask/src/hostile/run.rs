@@ -16,8 +16,8 @@ use super::memory::Watch;
 use super::record;
 use super::serve::serve;
 
-/// Of what a client printed.
-const KEPT: u64 = 64 << 20;
+/// Of what a client printed, from its beginning and before its end.
+const KEPT: usize = 512 << 10;
 /// Of that in a report.
 const SHOWN: usize = 4 << 10;
 
@@ -28,6 +28,8 @@ pub struct Run {
     pub code: Option<i32>,
     pub hung: bool,
     pub peak_kib: u64,
+    /// How it showed its progress.
+    pub progress: &'static str,
     /// What of the user's files is no longer as it was.
     pub changed: Option<String>,
     pub stdout: Vec<u8>,
@@ -127,19 +129,14 @@ fn play_on(case: &Case, client: Client, ktl: &Path, ground: &Arc<Ground>) -> Res
         .map(|(path, _)| path)
         .or_else(|| after.keys().find(|path| !before.contains_key(*path)))
         .map(|path| path.display().to_string());
-    let read = |path: &Path| -> Result<Vec<u8>> {
-        use std::io::Read;
-        let mut text = Vec::new();
-        File::open(path)?.take(KEPT).read_to_end(&mut text)?;
-        Ok(text)
-    };
     let run = Run {
         code: status.and_then(|status| status.code()),
         hung: status.is_none(),
         peak_kib,
+        progress: case.told.progress,
         changed,
-        stdout: read(&stdout)?,
-        stderr: read(&stderr)?,
+        stdout: printed(&stdout)?,
+        stderr: printed(&stderr)?,
     };
     let honest = match case.honest {
         Honest::Given => ground.record.permitted(),
@@ -148,4 +145,16 @@ fn play_on(case: &Case, client: Client, ktl: &Path, ground: &Arc<Ground>) -> Res
         Honest::Visited => ground.record.was_visited(),
     };
     Ok(Played { verdict: judge(ground, &run), run, honest, story: ground.record.story() })
+}
+
+/// The lines that a client printed, but for those in the middle of very many.
+fn printed(path: &Path) -> Result<Vec<u8>> {
+    let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    if text.len() <= 2 * KEPT {
+        return Ok(text);
+    }
+    let (head, tail) = (&text[..KEPT], &text[text.len() - KEPT..]);
+    let head = head.iter().rposition(|byte| *byte == b'\n').map_or(head, |end| &head[..=end]);
+    let tail = tail.iter().position(|byte| *byte == b'\n').map_or(tail, |end| &tail[end + 1..]);
+    Ok([head, tail].concat())
 }

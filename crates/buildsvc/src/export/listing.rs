@@ -7,8 +7,8 @@
 use crate::context::gopath::{base, clean, dir};
 
 /// Entries and bytes of names that a listing may have.
-const MAX_ENTRIES: usize = 16 << 20;
-const MAX_NAMES: usize = 1 << 30;
+const MAX_ENTRIES: usize = 4 << 20;
+const MAX_NAMES: usize = 64 << 20;
 /// The kernel's limit for a path, with its zero byte.
 const MAX_PATH: usize = 4096;
 

@@ -10,12 +10,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::{Stream, StreamExt};
 use tonic::body::Body;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http;
 use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, NamedService, StreamingService};
@@ -28,6 +27,7 @@ use crate::export::archive::{Contents, Inspector};
 use crate::export::{ReceiveError, Receiver, receive, too_large};
 use crate::proto::fsutil::types::Packet;
 use crate::proto::moby::filesync::v1::BytesMessage;
+use crate::undecoded::Undecoded;
 
 pub(super) const METHODS: &[&str] = &[DIFF_COPY];
 const DIFF_COPY: &str = "/moby.filesync.v1.FileSend/DiffCopy";
@@ -252,44 +252,5 @@ impl Stream for Replies {
             }
         }
         Poll::Ready(None)
-    }
-}
-
-/// A codec that leaves messages as they are.
-#[derive(Debug, Clone, Copy)]
-struct Undecoded;
-
-impl Codec for Undecoded {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Undecoded;
-    type Decoder = Undecoded;
-
-    fn encoder(&mut self) -> Undecoded {
-        Undecoded
-    }
-
-    fn decoder(&mut self) -> Undecoded {
-        Undecoded
-    }
-}
-
-impl Encoder for Undecoded {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, message: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(message);
-        Ok(())
-    }
-}
-
-impl Decoder for Undecoded {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        let length = buffer.remaining();
-        Ok(Some(buffer.copy_to_bytes(length)))
     }
 }

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 
-use tokio_stream::Stream;
+use tokio::sync::Semaphore;
+use tokio_stream::{Stream, StreamExt};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -19,17 +21,23 @@ pub(super) const METHODS: &[&str] = &["/moby.filesync.v1.FileSync/DiffCopy"];
 #[derive(Debug)]
 pub(super) struct FileSync {
     locals: BTreeMap<String, LocalDir>,
+    /// Bytes of patterns and paths that all transfers under way may have together.
+    room: Arc<Semaphore>,
 }
 
 impl FileSync {
     pub(super) fn new(locals: BTreeMap<String, LocalDir>) -> FileSync {
-        FileSync { locals }
+        FileSync { locals, room: Arc::new(Semaphore::new(MAX_TOGETHER as usize)) }
     }
 }
 
 /// More patterns or paths than a request has, and longer ones, are refused: each costs time for every file.
 const MAX_VALUES: usize = 20_000;
 const MAX_VALUE: usize = 8 << 10;
+/// A pattern takes many times its length once it is compiled. The list itself and each of its entries count, too.
+const MAX_TOGETHER: u32 = 2 << 20;
+const TRANSFER: usize = 4 << 10;
+const VALUE: usize = 16;
 
 type Packets = Pin<Box<dyn Stream<Item = Result<Packet, Status>> + Send>>;
 
@@ -48,8 +56,21 @@ impl file_sync_server::FileSync for FileSync {
             exclude: values(call.metadata(), "exclude-patterns")?,
             followpaths: values(call.metadata(), "followpaths")?,
         };
+        let lists = [&selection.include, &selection.exclude, &selection.followpaths];
+        let length: usize = lists.into_iter().flatten().map(|value| value.len() + VALUE).sum();
+        let length = u32::try_from(length + TRANSFER).unwrap_or(u32::MAX);
+        let room = self.room.clone().try_acquire_many_owned(length).map_err(|_| {
+            Status::resource_exhausted(format!(
+                "patterns and paths of more than {MAX_TOGETHER} bytes in the transfers under way"
+            ))
+        })?;
         tracing::debug!(name, ?selection, "the builder fetches a directory");
-        Ok(Response::new(Box::pin(send::send(dir.clone(), selection, call.into_inner()))))
+        let packets = send::send(dir.clone(), selection, call.into_inner());
+        Ok(Response::new(Box::pin(packets.map(move |packet| {
+            // Held for as long as the transfer lasts.
+            let _room = &room;
+            packet
+        }))))
     }
 
     type TarStreamStream = Packets;

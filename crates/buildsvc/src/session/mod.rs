@@ -9,6 +9,7 @@
 //! Follows moby/buildkit `session/session.go` and `session/grpc.go`.
 
 mod auth;
+mod bounds;
 mod content;
 mod deliveries;
 mod filesend;
@@ -46,6 +47,7 @@ use crate::proto::moby::filesync::v1::file_sync_server::FileSyncServer;
 use crate::proto::moby::sshforward::v1::ssh_server::SshServer;
 use crate::proto::moby::upload::v1::upload_server::UploadServer;
 use crate::store::ContentStore;
+use bounds::Bounds;
 use deliveries::{Delivered, Deliveries};
 use filesend::FileSend;
 use host::Host;
@@ -121,7 +123,9 @@ pub enum Sink {
 }
 
 /// The daemon asks with one header for each pattern of an ignore file, and a file may have thousands.
-const MAX_HEADERS: u32 = 16 << 20;
+const MAX_HEADERS: u32 = 4 << 20;
+/// Calls at once: a build has one for each directory, result and stream to an agent.
+const MAX_CALLS: u32 = 200;
 /// What the daemon may send ahead on one call: an archive, the files of a result…
 const STREAM_WINDOW: u32 = 4 << 20;
 /// …and on all of them, so that a slow disk never holds up the answers to health checks.
@@ -161,6 +165,8 @@ impl Session {
             .http2_max_header_list_size(MAX_HEADERS)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(MAX_CALLS)
+            .layer(Bounds)
             .add_service(HealthServer::new(health::Health))
             .add_service(
                 AuthServer::new(auth::Auth::new(self.host.clone())).max_decoding_message_size(MAX_MESSAGE),
@@ -206,9 +212,12 @@ impl Session {
     }
 }
 
+/// What tonic makes of the one layer.
+type Bounded = tower::layer::util::Stack<Bounds, tower::layer::util::Identity>;
+
 /// A session before it is known to a daemon.
 struct Services {
-    router: Router,
+    router: Router<Bounded>,
     methods: Vec<&'static str>,
     deliveries: Arc<Deliveries>,
     /// Ends with the last receiver at work.

@@ -158,7 +158,7 @@ async fn sources_are_decided_one_by_one() {
     assert_eq!(code(client.check_policy(nothing).await), Code::InvalidArgument);
 }
 
-async fn connect(router: Router) -> Channel {
+async fn connect(router: Router<Bounded>) -> Channel {
     let (daemon, ours) = tokio::io::duplex(1 << 16);
     router.serve_with_incoming(tokio_stream::once(Ok::<_, Infallible>(ours))).await.unwrap();
     let mut once = Some(TokioIo::new(daemon));
@@ -236,7 +236,7 @@ async fn a_token_authority_is_there_or_the_daemon_asks_for_credentials() {
 }
 
 #[tokio::test]
-async fn unknown_secrets_are_not_found_and_not_asked_for() {
+async fn unknown_secrets_are_not_found_and_counted() {
     let served = serve(Mood::Gives, &["known", "huge"], vec![]).await;
     let ask = |id: &str| {
         let mut secrets = secrets_wire::secrets_client::SecretsClient::new(served.channel.clone());
@@ -244,7 +244,14 @@ async fn unknown_secrets_are_not_found_and_not_asked_for() {
         async move { secrets.get_secret(request).await.map(|reply| reply.into_inner().data.len()) }
     };
     assert_eq!(code(ask("GIT_AUTH_TOKEN.r.io").await), Code::NotFound);
-    assert_eq!(served.answers.asked.load(Ordering::Relaxed), 0);
+    // It hears of the question, and what it says is not passed on.
+    assert_eq!(served.answers.asked.load(Ordering::Relaxed), 1);
+    assert_eq!(code(ask(&"n".repeat(5000)).await), Code::NotFound);
+    assert_eq!(served.answers.asked.load(Ordering::Relaxed), 1);
+    for _ in 2..100 {
+        assert_eq!(code(ask("guess").await), Code::NotFound);
+    }
+    assert_eq!(code(ask("one too many").await), Code::ResourceExhausted);
     assert_eq!(ask("known").await.unwrap(), crate::secret::MAX_SECRET);
     assert_eq!(code(ask("huge").await), Code::InvalidArgument);
     for (mood, want) in [

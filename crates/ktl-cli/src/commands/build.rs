@@ -14,6 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use base64::Engine as _;
+use buildsvc::digest::Digest;
 use buildsvc::dockerconfig::DockerConfig;
 use buildsvc::dockerfile;
 use buildsvc::output::Destination;
@@ -164,6 +165,9 @@ fn build(
         tell(&told.claims[known..], plan.hermetic, ui);
         if exit == Exit::Ok {
             claims::verdict(&told.claims, plan.hermetic)?;
+            if let Some(result) = &result {
+                check_digests(&result.exporter_response)?;
+            }
         }
         Ok((exit, result))
     });
@@ -503,6 +507,19 @@ fn metadata(result: &GuestResult, reference: &str) -> Vec<u8> {
     serde_json::to_vec_pretty(&object).unwrap_or_default()
 }
 
+/// Digests go to stdout and into files, for programs to read: a text that is none must not.
+fn check_digests(response: &BTreeMap<String, String>) -> Result<(), Failure> {
+    for key in ["containerimage.digest", "containerimage.config.digest"] {
+        if response.get(key).is_some_and(|digest| digest.parse::<Digest>().is_err()) {
+            return Err(Failure::new(
+                Exit::Builder,
+                format!("the builder reports a result whose {key} is no digest"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The image's ID: the digest of its config, as docker has it, else that of its manifest.
 fn image_id(response: &BTreeMap<String, String>) -> Option<&str> {
     let id =
@@ -554,6 +571,17 @@ mod tests {
         assert_eq!(written["containerimage.descriptor"]["size"], 7);
         assert_eq!(written["containerimage.digest"], "sha256:ab");
         assert_eq!(written["image.name"], "dGVzdA==");
+    }
+
+    #[test]
+    fn what_is_no_digest_is_not_passed_on() {
+        let response =
+            |digest: &str| BTreeMap::from([("containerimage.digest".to_owned(), digest.to_owned())]);
+        assert!(check_digests(&response(&format!("sha256:{}", "a".repeat(64)))).is_ok());
+        assert!(check_digests(&BTreeMap::new()).is_ok());
+        for wrong in ["", "sha256:ab", "\u{1b}[2J", "sha256:../../x"] {
+            assert!(check_digests(&response(wrong)).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -16,7 +16,10 @@ use super::intervals::between;
 use super::step::{ID_MAX, NAME_MAX, State, Step, weight};
 
 /// Steps kept at once.
-pub const STEPS_MAX: usize = 8192;
+pub const STEPS_MAX: usize = 2048;
+/// Counters and warnings of all steps together.
+const STATUSES_MAX: usize = 16 * 1024;
+const NOTES_MAX: usize = 4096;
 const MEMBERS_MAX: usize = 4 * STEPS_MAX;
 const WARNINGS_MAX: usize = 256;
 /// Bytes kept of all warnings together; each may bring its whole source file.
@@ -31,7 +34,7 @@ pub struct Counts {
     pub total: u64,
     pub completed: u64,
     pub cached: u64,
-    /// Updates about steps for which there was no room.
+    /// Updates that were out of bounds, or about steps for which there was no room.
     pub refused: u64,
 }
 
@@ -59,6 +62,8 @@ pub struct Graph {
     pending_bytes: usize,
     warnings: Vec<VertexWarning>,
     warning_bytes: usize,
+    statuses: usize,
+    notes: usize,
     warnings_dropped: u64,
 }
 
@@ -77,6 +82,7 @@ impl Graph {
     /// Reduces one event that came at `now`.
     pub fn apply(&mut self, event: &Event, now: Duration) {
         let mut touched = BTreeSet::new();
+        self.forgotten.refused += event.dropped;
         for vertex in &event.vertexes {
             let id = match &vertex.progress_group {
                 Some(group) => self.member(vertex, group, now),
@@ -264,8 +270,14 @@ impl Graph {
 
     fn status(&mut self, status: &VertexStatus, now: Duration) {
         let Some(&id) = self.by_digest.get(&status.vertex) else { return };
-        if self.steps.get_mut(&id).is_some_and(|step| step.set_status(status)) {
+        let Some(step) = self.steps.get_mut(&id) else { return };
+        let before = step.statuses.len();
+        let taken = (self.statuses < STATUSES_MAX || step.has_status(&status.id)) && step.set_status(status);
+        self.statuses = (self.statuses + step.statuses.len()).saturating_sub(before);
+        if taken {
             self.changed(id, now);
+        } else {
+            self.forgotten.refused += 1;
         }
     }
 
@@ -278,8 +290,10 @@ impl Graph {
             self.warnings_dropped += 1;
         }
         let Some(&id) = self.by_digest.get(&warning.vertex) else { return };
-        if let Some(step) = self.steps.get_mut(&id) {
-            step.warn(&warning.short);
+        if let Some(step) = self.steps.get_mut(&id)
+            && self.notes < NOTES_MAX
+        {
+            self.notes += usize::from(step.warn(&warning.short));
             self.changed(id, now);
         }
     }
@@ -377,6 +391,8 @@ impl Graph {
     fn forget(&mut self, id: StepId) {
         let Some(step) = self.steps.remove(&id) else { return };
         self.running.remove(&id);
+        self.statuses = self.statuses.saturating_sub(step.statuses.len());
+        self.notes = self.notes.saturating_sub(step.warnings.len());
         if let Some(order) = step.order {
             self.started.remove(&order);
         }

@@ -151,7 +151,7 @@ fn push_visible(out: &mut String, c: char) {
 }
 
 /// C1 controls, marks that change the reading order, separators that some terminals break lines at, and invisible tags.
-fn deceives(c: char) -> bool {
+pub(super) fn deceives(c: char) -> bool {
     matches!(c,
         '\u{80}'..='\u{9f}' | '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')

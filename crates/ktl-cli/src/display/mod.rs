@@ -187,6 +187,8 @@ pub struct Display {
     out: Output,
     began: Instant,
     notes: u64,
+    /// Parts of events that nobody could show.
+    dropped: u64,
 }
 
 #[derive(Debug)]
@@ -207,7 +209,7 @@ impl Display {
             Mode::Quiet => Renderer::Quiet,
         };
         let graph = Graph::new(matches!(renderer, Renderer::Plain(_)));
-        Self { graph, renderer, out, began: Instant::now(), notes: 0 }
+        Self { graph, renderer, out, began: Instant::now(), notes: 0, dropped: 0 }
     }
 
     /// Takes an event. Much of it may be shown only by a later event or [`Self::tick`].
@@ -232,6 +234,7 @@ impl Display {
 
     fn event_at(&mut self, event: &Event, now: Duration) {
         self.graph.apply(event, now);
+        self.dropped += event.dropped;
         if matches!(self.renderer, Renderer::RawJson) {
             self.out.put(&rawjson::line(event));
         }
@@ -264,6 +267,17 @@ impl Display {
     }
 
     fn finish_at(&mut self, outcome: Outcome, now: Duration) -> Summary {
+        // Raw lines are passed on without regard to what there is room for.
+        let dropped = match self.renderer {
+            Renderer::RawJson => self.dropped,
+            _ => self.graph.counts().refused,
+        };
+        if dropped > 0 {
+            self.note_at(
+                &format!("[progress] dropped {dropped} parts of the builder's progress: more or larger than ktl keeps"),
+                now,
+            );
+        }
         let mut text = String::new();
         match &mut self.renderer {
             Renderer::Plain(plain) => plain.finish(&mut self.graph, &mut text),

@@ -4,12 +4,15 @@
 //! moby/buildkit `client/graph.go`, bytes in base64, times in RFC 3339. A line of ktl's own becomes a step that is done
 //! at once.
 
+use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use buildsvc::event::{Event, LogStream, SourceInfo, SourceRange, Vertex, VertexWarning};
 use serde::Serialize;
+
+use super::inert;
 
 #[derive(Debug, Serialize)]
 struct StatusLine<'a> {
@@ -165,8 +168,31 @@ pub fn line(event: &Event) -> String {
     if text.contains("##") {
         text = text.replace("##", "#\\u0023");
     }
+    // So can what a terminal or an eye is misled by, if somebody looks at the lines.
+    if text.contains(misleads) {
+        text = escaped(&text);
+    }
     text.push('\n');
     text
+}
+
+/// Of JSON, which has escaped the rest already.
+fn misleads(c: char) -> bool {
+    c == '\u{7f}' || inert::deceives(c)
+}
+
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if misleads(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// A warning as docker buildx writes it into metadata files.
@@ -290,6 +316,16 @@ mod tests {
     }
 
     #[test]
+    fn what_misleads_is_escaped_and_stays_json() {
+        let name = "a\u{202e}b\u{9b}2J\u{7f}\u{e0041}é漢 ##[x]";
+        let vertex = Vertex { name: name.to_owned(), ..Vertex::default() };
+        let text = line(&Event { vertexes: vec![vertex], ..Event::default() });
+        assert!(!text.contains(misleads) && text.contains("é漢") && !text.contains("##"), "{text}");
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["vertexes"][0]["name"], name);
+    }
+
+    #[test]
     fn a_full_event() {
         let event = Event {
             vertexes: vec![Vertex {
@@ -334,6 +370,7 @@ mod tests {
                     end: Position::default(),
                 }],
             }],
+            dropped: 0,
         };
         insta::assert_snapshot!(line(&event), @r##"{"vertexes":[{"digest":"sha256:aa","inputs":["sha256:bb"],"name":"[1/2] RUN echo \"#\u0023[x]\" > \u001b","started":"1970-01-01T00:00:01Z","completed":"1970-01-01T00:00:02.000001Z","cached":true,"error":"boom","progressGroup":{"id":"g","name":"group","weak":true}}],"statuses":[{"id":"transferring context:","vertex":"sha256:aa","total":7,"current":0,"timestamp":"1970-01-01T00:00:01Z"}],"logs":[{"vertex":"sha256:aa","stream":2,"data":"aGn/Cg==","timestamp":"1970-01-01T00:00:01Z"}],"warnings":[{"vertex":"sha256:aa","level":1,"short":"c2hvcnQ=","detail":["ZGV0YWls"],"url":"https://example.com","sourceInfo":{"filename":"Dockerfile","data":"RlJPTSB4"},"range":[{"start":{"line":1},"end":{}}]}]}"##);
         insta::assert_snapshot!(line(&Event::default()), @"{}");

@@ -15,7 +15,7 @@ use super::lines::{Line, LineBuffer};
 /// Lines of output kept for the report of a failure.
 pub const TAIL_LINES: usize = 10;
 /// Bytes kept of each line of the tail.
-const TAIL_LINE_MAX: usize = 2 * 1024;
+const TAIL_LINE_MAX: usize = 1024;
 const STATUSES_MAX: usize = 128;
 const WARNINGS_MAX: usize = 64;
 pub const ID_MAX: usize = 512;
@@ -113,6 +113,11 @@ impl Step {
         changed
     }
 
+    pub(super) fn has_status(&self, id: &str) -> bool {
+        let id = bounded(id, ID_MAX);
+        self.statuses.iter().any(|status| status.id == id)
+    }
+
     /// True if it was taken: a step has room for so many counters only.
     pub(super) fn set_status(&mut self, status: &VertexStatus) -> bool {
         let id = bounded(&status.id, ID_MAX);
@@ -141,11 +146,14 @@ impl Step {
         true
     }
 
-    pub(super) fn warn(&mut self, short: &[u8]) {
-        if self.warnings.len() < WARNINGS_MAX {
+    /// True if it was taken.
+    pub(super) fn warn(&mut self, short: &[u8]) -> bool {
+        let has_room = self.warnings.len() < WARNINGS_MAX;
+        if has_room {
             self.warnings
                 .push(bounded(&String::from_utf8_lossy(&short[..short.len().min(WARNING_MAX)]), WARNING_MAX));
         }
+        has_room
     }
 
     /// Takes a chunk of output; the bytes that `pending` grew by.

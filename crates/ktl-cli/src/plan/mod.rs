@@ -18,6 +18,7 @@ mod hermetic;
 mod inputs;
 mod locked;
 mod named;
+mod patience;
 mod results;
 mod sandbox;
 mod sealed;
@@ -361,7 +362,7 @@ pub fn resolve(
         quiet: args.display.quiet,
         verbose,
         probes: args.sandbox.sandbox_probe_path.clone(),
-        patience: Patience { whole: args.build.timeout, ..Patience::default() },
+        patience: patience::resolve(args.build.timeout, env)?,
         metadata: args
             .result
             .metadata_file

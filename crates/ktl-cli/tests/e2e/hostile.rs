@@ -53,6 +53,31 @@ fn agents() {
 }
 
 #[test]
+fn outputs() {
+    play(&["outputs"]);
+}
+
+#[test]
+fn credentials_and_secrets() {
+    play(&["credentials", "secrets"]);
+}
+
+#[test]
+fn screens() {
+    play(&["screen"]);
+}
+
+#[test]
+fn floods() {
+    play(&["flood"]);
+}
+
+#[test]
+fn times() {
+    play(&["time"]);
+}
+
+#[test]
 fn wires() {
     play(&["wire"]);
 }

@@ -1,14 +1,29 @@
 //! All cases.
 
 pub mod agent;
+mod credentials;
 mod files;
+mod flood;
+mod outputs;
+mod screen;
+mod time;
 mod wire;
 
 use super::case::Case;
 
 /// Every case, group by group.
 pub fn all() -> Vec<Case> {
-    [files::CASES, agent::CASES, wire::CASES].concat()
+    [
+        files::CASES,
+        outputs::CASES,
+        credentials::CASES,
+        agent::CASES,
+        screen::CASES,
+        flood::CASES,
+        time::CASES,
+        wire::CASES,
+    ]
+    .concat()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub fn events(recording: &str) -> Vec<Event> {
 
 fn event(v: &Value) -> Event {
     Event {
+        dropped: 0,
         vertexes: list(&v["vertexes"], |v| Vertex {
             digest: text(&v["digest"]),
             inputs: list(&v["inputs"], text),
