@@ -11,7 +11,7 @@ use crate::env::{self, Env};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::plan::Hermetic;
-use crate::private::trust;
+use crate::private::{limits, trust};
 
 /// Name of the private builder that is meant without one.
 pub const DEFAULT_NAME: &str = "default";
@@ -101,9 +101,10 @@ pub struct Candidate {
     pub demanded: bool,
 }
 
-/// The candidates in the order of discovery. A name that was given ends the search, and a trust leaves private ones only.
+/// The candidates in the order of discovery. A name that was given ends the search, and a trust or a limit leaves private
+/// ones only.
 pub fn candidates(flags: &BuilderFlags, env: &Env) -> Result<Vec<Candidate>, Failure> {
-    trust::keep(discovered(flags, env)?, &flags.private, env)
+    limits::keep(trust::keep(discovered(flags, env)?, &flags.private, env)?, &flags.private)
 }
 
 fn discovered(flags: &BuilderFlags, env: &Env) -> Result<Vec<Candidate>, Failure> {

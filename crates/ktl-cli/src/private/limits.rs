@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 
+use super::only;
+use crate::builder::Candidate;
 use crate::cli::PrivateFlags;
 use crate::env::{self, Env};
 use crate::failure::Failure;
@@ -82,6 +84,21 @@ impl Limits {
         .into_iter()
         .flatten()
         .collect()
+    }
+}
+
+/// The candidates that may be used where a flag asks for limits: those of ktl's. A variable says what private builders have.
+pub fn keep(candidates: Vec<Candidate>, flags: &PrivateFlags) -> Result<Vec<Candidate>, Failure> {
+    let asked = [
+        (flags.builder_memory, Controller::Memory),
+        (flags.builder_cpus, Controller::Cpu),
+        (flags.builder_pids, Controller::Pids),
+    ];
+    match asked.iter().find(|(flag, _)| flag.is_some()) {
+        None => Ok(candidates),
+        Some((_, controller)) => {
+            only(candidates, controller.flag(), "has limits of its own, which ktl cannot set")
+        }
     }
 }
 

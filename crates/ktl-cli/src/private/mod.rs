@@ -11,6 +11,7 @@
 mod ids;
 pub mod limits;
 mod lock;
+mod only;
 pub mod peer;
 mod place;
 mod policy;
@@ -25,6 +26,7 @@ mod terms;
 pub mod trust;
 
 pub use lock::Lock;
+use only::only;
 pub use place::{Network, Place};
 pub use policy::common as policy;
 pub use record::Record;

@@ -4,10 +4,10 @@
 //! another trust (a fork's pull request, a vendor's sources) get a daemon, a cache, ids and a jail of their own, which is a
 //! matter of its name: `NAME@TRUST`. No other kind of builder can be kept apart like that, and none is used in its place.
 
-use crate::builder::{Address, Candidate, DEFAULT_NAME};
+use super::only;
+use crate::builder::Candidate;
 use crate::cli::PrivateFlags;
 use crate::env::{self, Env};
-use crate::exit::Exit;
 use crate::failure::Failure;
 
 /// Between a builder's name and its trust.
@@ -46,21 +46,10 @@ pub fn name(name: &str, flags: &PrivateFlags, env: &Env) -> Result<String, Failu
 
 /// The candidates that may be used for this trust: where one is asked for, private ones alone.
 pub fn keep(candidates: Vec<Candidate>, flags: &PrivateFlags, env: &Env) -> Result<Vec<Candidate>, Failure> {
-    let Some((trust, by)) = asked(flags, env)? else { return Ok(candidates) };
-    let private = |candidate: &Candidate| candidate.address.is_private();
-    match candidates.iter().find(|candidate| candidate.demanded && !private(candidate)) {
-        None if candidates.iter().any(private) => Ok(candidates),
-        None => {
-            let address = Address::Jail(DEFAULT_NAME.to_owned());
-            Ok(vec![Candidate { address, named_by: by, demanded: true }])
-        }
-        Some(Candidate { address, named_by, .. }) => {
-            let title = format!(
-                "{by} {trust}: {address} ({named_by}) cannot be kept for one trust: whatever is built there shares its cache"
-            );
-            Err(Failure::new(Exit::Policy, title)
-                .hint("Take a private builder, which ktl starts for each trust: --builder jail://")
-                .hint(format!("Or have it without the promise: no {by}.")))
+    match asked(flags, env)? {
+        None => Ok(candidates),
+        Some((_, by)) => {
+            only(candidates, by, "cannot be kept for one trust: whatever is built there shares its cache")
         }
     }
 }
@@ -68,6 +57,7 @@ pub fn keep(candidates: Vec<Candidate>, flags: &PrivateFlags, env: &Env) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::Exit;
 
     fn flags(trust: Option<&str>) -> PrivateFlags {
         PrivateFlags { trust: trust.map(str::to_owned), ..PrivateFlags::default() }
@@ -96,28 +86,6 @@ mod tests {
                 }
                 (got, want) => panic!("{given} {flag:?}: {got:?}, not {want:?}"),
             }
-        }
-    }
-
-    #[test]
-    fn only_private_builders_are_kept_for_one_trust() {
-        let env = Env::of(&[]);
-        let candidate = |text: &str, demanded| Candidate {
-            address: Address::parse(text).unwrap(),
-            named_by: "--builder",
-            demanded,
-        };
-        let plain = [candidate("unix:///found.sock", false)];
-        let kept = |candidates: &[Candidate], trust| keep(candidates.to_vec(), &flags(trust), &env);
-        assert_eq!(kept(&plain, None).unwrap(), plain);
-        let own = kept(&plain, Some("t")).unwrap();
-        assert_eq!(own, [Candidate { named_by: "--trust", ..candidate("jail://", true) }]);
-        for private in ["jail://x", "jail://?ephemeral"] {
-            let private = [candidate(private, true)];
-            assert_eq!(kept(&private, Some("t")).unwrap(), private);
-        }
-        for plain in ["unix:///named.sock", "tcp://builder:1234"] {
-            assert_eq!(kept(&[candidate(plain, true)], Some("t")).unwrap_err().exit, Exit::Policy);
         }
     }
 }

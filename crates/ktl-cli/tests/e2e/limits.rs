@@ -105,6 +105,8 @@ fn a_step_has_the_limits_of_its_builder() {
 fn limits_that_cannot_be_kept_are_refused() {
     let private = Private::bare("FROM scratch\n");
     let build = |args: &[&str]| private.build(&[&["--builder", "jail://"], args].concat());
+    // The world's own builder is a plain daemon.
+    private.build(&["--builder-memory", "1g"]).ends_with(5).says("which ktl cannot set").says("jail://");
     build(&["--builder-memory", "1m"]).ends_with(2).says("buildkitd needs");
     build(&["--builder-cpus", "none"]).ends_with(2).says("no number of processors");
     let mut command = private.command();

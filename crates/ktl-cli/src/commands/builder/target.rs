@@ -9,7 +9,7 @@ use crate::cli::BuilderFlags;
 use crate::dial::{self, Connection};
 use crate::env::Env;
 use crate::failure::Failure;
-use crate::private::{Lock, Place, start, trust};
+use crate::private::{Lock, Place, limits, start, trust};
 use crate::tls::TlsFiles;
 use crate::ui::Ui;
 
@@ -37,7 +37,7 @@ pub(super) fn of(
             let address = if name { Ok(Address::Jail(text.to_owned())) } else { Address::parse(text) };
             let address = address.map_err(Failure::usage)?;
             let given = vec![Candidate { address, named_by: "the command line", demanded: true }];
-            trust::keep(given, &flags.private, env)?
+            limits::keep(trust::keep(given, &flags.private, env)?, &flags.private)?
         }
     };
     if let Some(Candidate { address: Address::Jail(name), .. }) = candidates.first() {
