@@ -62,6 +62,8 @@ tools! {
     busybox = "busybox", Check::Static;
     /// What buildkitd's worker runs containers with.
     runc = "runc", Check::Present;
+    /// The server of the tests of ssh.
+    sshd = "sshd", Check::Present;
     /// The bench's yardstick for a small jail.
     bwrap = "bwrap", Check::Present;
     /// The agent that the tests of `--ssh` start.

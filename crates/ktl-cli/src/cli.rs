@@ -273,8 +273,9 @@ pub struct DisplayFlags {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Builder")]
 pub struct BuilderFlags {
-    /// Address of the builder, unix://PATH or tcp://HOST:PORT, or jail://[NAME] for a private one: a buildkitd that ktl runs in
-    /// a jail of its own [also: KTL_BUILDER, BUILDKIT_HOST]
+    /// Address of the builder: unix://PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT][/SOCKET], docker-container://NAME,
+    /// podman-container://NAME, nerdctl-container://NAME, kube-pod://POD, or jail://[NAME] for a private one: a buildkitd that
+    /// ktl runs in a jail of its own [also: KTL_BUILDER, BUILDKIT_HOST]
     #[arg(long, value_name = "ADDRESS")]
     pub builder: Option<String>,
     /// CA certificate of the builder, PEM (tcp only)

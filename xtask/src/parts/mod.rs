@@ -24,6 +24,7 @@ mod engine;
 mod images;
 mod registry;
 mod scratch;
+mod sshd;
 mod supervised;
 mod token_server;
 mod user;
@@ -34,6 +35,7 @@ pub use engine::DockerEngine;
 pub use images::{BaseImage, push_base_images};
 pub use registry::{Auth, Registry};
 pub use scratch::ScratchDir;
+pub use sshd::{Sshd, keygen};
 pub use token_server::TokenRequest;
 pub use user::User;
 

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::User;
 use crate::command;
 
 /// TERM at the end of stdin, then up to ten seconds, then KILL.
@@ -52,6 +53,16 @@ pub struct Supervised {
 impl Supervised {
     /// Starts `daemon` (its program, arguments and environment) with both streams in the file `log`.
     pub fn start(daemon: &Command, isolation: Isolation, log: &Path) -> Result<Supervised> {
+        Supervised::start_as(None, daemon, isolation, log)
+    }
+
+    /// As [`Supervised::start`], with the daemon as another user; needs root.
+    pub fn start_as(
+        user: Option<&User>,
+        daemon: &Command,
+        isolation: Isolation,
+        log: &Path,
+    ) -> Result<Supervised> {
         let mut shell = match isolation {
             Isolation::None => Command::new("sh"),
             Isolation::Namespaces => {
@@ -79,7 +90,12 @@ impl Supervised {
         for (name, value) in daemon.get_envs().filter_map(|(name, value)| Some((name, value?))) {
             shell.env(name, value);
         }
-        shell.args(["-c", SHELL, "sh"]).arg(daemon.get_program()).args(daemon.get_args());
+        shell.args(["-c", SHELL, "sh"]);
+        if let Some(user) = user {
+            let ids = [format!("--reuid={}", user.uid()), format!("--regid={}", user.gid())];
+            shell.arg("setpriv").args(ids).args(["--clear-groups", "--"]);
+        }
+        shell.arg(daemon.get_program()).args(daemon.get_args());
         let output = File::create(log).with_context(|| format!("create {}", log.display()))?;
         let mut shell = shell
             .stdin(Stdio::piped())
@@ -118,8 +134,10 @@ impl Supervised {
     pub fn pid(&self) -> Option<u32> {
         let program = self.program.as_os_str().as_encoded_bytes();
         descendants(self.shell.id()).into_iter().find(|pid| {
-            fs::read(format!("/proc/{pid}/cmdline"))
-                .is_ok_and(|line| line.split(|byte| *byte == 0).next() == Some(program))
+            // Some daemons write a title over their command line; the program of a user's is closed to others.
+            let named = fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.split(|byte| *byte == 0).next() == Some(program));
+            named || fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == self.program)
         })
     }
 

@@ -26,6 +26,8 @@ const WANTED: &[(&str, &str)] = &[
     ("getfattr", "attr"),
     ("perl", "perl-base"),
     ("python3", "python3"),
+    // What Debian 12's sshd links besides the base system.
+    ("/usr/lib/*/libwrap.so.0", "libwrap0"),
     ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),
     ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
 ];
@@ -97,7 +99,12 @@ pub fn unpacked(program: &str, found: Result<PathBuf>, package: &str, member: &s
     stage::link(program, &pinned)
 }
 
+/// A `*` stands for the directory of the machine's architecture.
 fn present(wanted: &str) -> bool {
+    if let Some((dir, rest)) = wanted.split_once("/*/") {
+        let dirs = fs::read_dir(dir).into_iter().flatten().flatten();
+        return dirs.map(|entry| entry.path().join(rest)).any(|path| path.exists());
+    }
     if wanted.starts_with('/') { Path::new(wanted).exists() } else { tools::on_path(wanted).is_some() }
 }
 

@@ -43,6 +43,7 @@ pub fn run() -> Result<()> {
     )?;
     debian::unpacked("dockerd", tools::dockerd(), "docker.io", "usr/sbin/dockerd")?;
     debian::unpacked("containerd", tools::containerd(), "containerd", "usr/bin/containerd")?;
+    debian::unpacked("sshd", tools::sshd(), "openssh-server", "usr/sbin/sshd")?;
     nsjail::install()?;
     go::install()?;
     go::engine()?;

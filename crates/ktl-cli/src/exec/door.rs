@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::builder::Candidate;
 use crate::dial::{self, Connection};
+use crate::env::Env;
 use crate::failure::Failure;
 use crate::tls::TlsFiles;
 use crate::ui::Ui;
@@ -29,18 +30,19 @@ pub struct Door {
     socket: PathBuf,
     builder: Candidate,
     tls: Option<TlsFiles>,
+    env: Env,
 }
 
 impl Door {
     /// Listens in `dir`, a directory of ours with mode 0700.
-    pub fn listen(dir: &Path, builder: Candidate, tls: Option<TlsFiles>) -> Result<Door, Failure> {
+    pub fn listen(dir: &Path, builder: Candidate, tls: Option<TlsFiles>, env: Env) -> Result<Door, Failure> {
         let socket = dir.join("buildkitd.sock");
         let failed =
             |error: io::Error| Failure::sandbox(format!("failed to listen on {}: {error}", socket.display()));
         let listener = UnixListener::bind(&socket).map_err(failed)?;
         // The guest's id is not ours; nobody else gets through the directory.
         fs::set_permissions(&socket, Permissions::from_mode(0o666)).map_err(failed)?;
-        Ok(Door { listener, socket, builder, tls })
+        Ok(Door { listener, socket, builder, tls, env })
     }
 
     pub fn socket(&self) -> &Path {
@@ -49,9 +51,9 @@ impl Door {
 
     /// Serves until this process ends. To be called after the fork.
     pub fn serve(self, ui: Ui) -> Result<(), Failure> {
-        let Door { listener, builder, tls, .. } = self;
+        let Door { listener, builder, tls, env, .. } = self;
         let open = Arc::new(AtomicUsize::new(0));
-        let shared = Arc::new((builder, tls));
+        let shared = Arc::new((builder, tls, env));
         let accept = move || {
             for client in listener.incoming() {
                 let Ok(client) = client else {
@@ -65,8 +67,8 @@ impl Door {
                 };
                 let carry = move || {
                     let _taken = taken;
-                    let (builder, tls) = &*shared;
-                    if let Err(why) = carry(client, builder, tls.as_ref(), &ui) {
+                    let (builder, tls, env) = &*shared;
+                    if let Err(why) = carry(client, builder, tls.as_ref(), env, &ui) {
                         ui.line(format_args!("[builder] {why}"));
                     }
                 };
@@ -98,10 +100,16 @@ impl Drop for Taken {
     }
 }
 
-fn carry(client: UnixStream, builder: &Candidate, tls: Option<&TlsFiles>, ui: &Ui) -> Result<(), String> {
+fn carry(
+    client: UnixStream,
+    builder: &Candidate,
+    tls: Option<&TlsFiles>,
+    env: &Env,
+    ui: &Ui,
+) -> Result<(), String> {
     let quiet = Ui { verbose: false, ..*ui };
-    let Connection { stream, relay, .. } =
-        dial::dial(std::slice::from_ref(builder), tls, &quiet).map_err(|failure| failure.title)?;
+    let Connection { stream, relay, program: _program, .. } =
+        dial::dial(std::slice::from_ref(builder), tls, env, &quiet).map_err(|failure| failure.title)?;
     if let Some(relay) = relay {
         std::thread::Builder::new().spawn(move || drop(relay.run())).map_err(|error| error.to_string())?;
     }
@@ -132,7 +140,7 @@ mod tests {
 
     fn door(dir: &Path, builder: PathBuf) -> PathBuf {
         let builder = Candidate { address: Address::Unix(builder), named_by: "test", demanded: true };
-        let door = Door::listen(dir, builder, None).unwrap();
+        let door = Door::listen(dir, builder, None, Env::default()).unwrap();
         let socket = door.socket().to_owned();
         door.serve(Ui { verbose: false, quiet: true }).unwrap();
         socket

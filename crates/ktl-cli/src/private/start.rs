@@ -74,7 +74,7 @@ pub fn dial(
     ui: &Ui,
 ) -> Result<(Connection, Option<Lock>), Failure> {
     let (candidates, lease) = ensure(candidates, flags, network, env, ui)?;
-    let not_found = match dial::dial(&candidates, tls, ui) {
+    let not_found = match dial::dial(&candidates, tls, env, ui) {
         Err(failure) if candidates.iter().all(|candidate| !candidate.demanded) => failure,
         found => return found.map(|connection| (connection, lease)),
     };
@@ -87,7 +87,7 @@ pub fn dial(
     })?;
     let address = Address::Unix(settings.place.socket());
     let own = Candidate { address, named_by: "there being no other", demanded: true };
-    Ok((dial::dial(&[own], tls, ui)?, Some(lease)))
+    Ok((dial::dial(&[own], tls, env, ui)?, Some(lease)))
 }
 
 /// Sees to it that the daemon at `place` runs, whatever it is wanted for. The lease is to be held as long as it is used.

@@ -37,6 +37,7 @@ mod reproducible;
 mod results;
 mod sandbox;
 mod sandbox_log;
+mod ssh;
 mod stage;
 mod stdio;
 mod trust;

@@ -228,7 +228,7 @@ fn find_builder(args: &ExecArgs, env: &Env, ui: &Ui) -> Result<Found, Failure> {
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
     let candidates = builder::candidates(&args.builder, env)?;
     let (candidates, lease) = start::ensure(candidates, &args.builder.private, Network::Host, env, ui)?;
-    match dial::dial(&candidates, tls.as_ref(), ui) {
+    match dial::dial(&candidates, tls.as_ref(), env, ui) {
         Ok(connection) => {
             let found = candidates.into_iter().find(|candidate| candidate.address == connection.address);
             Ok((found, tls, lease))
@@ -272,7 +272,7 @@ impl Ways {
         tidier.watch(&dir).map_err(failed)?;
         DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
         Ok(Ways {
-            door: builder.map(|(builder, tls)| Door::listen(&dir, builder, tls)).transpose()?,
+            door: builder.map(|(builder, tls)| Door::listen(&dir, builder, tls, env.clone())).transpose()?,
             gate: engine.map(|engine| Gate::listen(&dir, engine)).transpose()?,
             tidier: Some(tidier),
         })

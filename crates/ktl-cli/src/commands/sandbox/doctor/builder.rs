@@ -8,7 +8,7 @@ use std::path::Path;
 use super::{About, Check};
 use crate::builder::{self, Address};
 use crate::cli::BuilderFlags;
-use crate::dial::{self, Connection};
+use crate::dial::{self, Connection, Program};
 use crate::env::Env;
 use crate::failure::Failure;
 use crate::look::Introduced;
@@ -21,6 +21,7 @@ use crate::ui::Ui;
 pub(super) struct Opened {
     pub(super) stream: OwnedFd,
     pub(super) relay: Option<Relay>,
+    pub(super) program: Option<Program>,
 }
 
 #[derive(Debug)]
@@ -42,7 +43,8 @@ pub(super) fn reach(flags: &BuilderFlags, env: &Env, ui: &Ui) -> Result<Reached,
             return Ok(Reached { checks, connection: None });
         }
     };
-    let Connection { stream, relay, address } = match dial::dial(&candidates, tls.as_ref(), ui) {
+    let Connection { stream, relay, program, address } = match dial::dial(&candidates, tls.as_ref(), env, ui)
+    {
         Ok(connection) => connection,
         Err(failure) => {
             let checks = vec![Check::failure(About::Builder, "builder", failure)];
@@ -58,7 +60,7 @@ pub(super) fn reach(flags: &BuilderFlags, env: &Env, ui: &Ui) -> Result<Reached,
         trust(&address, tls.is_some())
     };
     let checks = vec![Check::ok(About::Builder, "builder", found), trust];
-    Ok(Reached { checks, connection: Some(Opened { stream, relay }) })
+    Ok(Reached { checks, connection: Some(Opened { stream, relay, program }) })
 }
 
 const TRUST: &str = "builder's trust";
@@ -77,6 +79,15 @@ fn trust(address: &Address, tls: bool) -> Check {
             "Give the builder a certificate (buildkitd --tlscert, --tlskey, --tlscacert) and name it with --tlscacert, --tlscert and --tlskey.",
         ),
         Address::Unix(path) => socket(name, path),
+        Address::Ssh(_) => {
+            Check::ok(About::Builder, name, "OpenSSH, and the server's host key was the known one")
+        }
+        Address::Container(_) | Address::Engine(_) => Check::warn(
+            About::Builder,
+            name,
+            "everybody who may use the container engine can use it and change what it gives",
+            "A private builder is nobody else's: --builder jail://",
+        ),
         Address::Jail(_) | Address::Ephemeral => {
             Check::warn(About::Builder, name, "is not started", "Name it with --builder.")
         }

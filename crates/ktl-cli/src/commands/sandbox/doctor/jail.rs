@@ -244,9 +244,9 @@ impl Trial<'_> {
             question: connection.as_ref().map(|_| Question::Introduce),
             promises: Some(prepared.promises()),
         };
-        let (stream, relay): (Option<OwnedFd>, _) = match connection {
-            Some(Opened { stream, relay }) => (Some(stream), relay),
-            None => (None, None),
+        let (stream, relay, _program): (Option<OwnedFd>, _, _) = match connection {
+            Some(Opened { stream, relay, program }) => (Some(stream), relay, program),
+            None => (None, None, None),
         };
         let looked = launch::look(prepared, &plan, stream, self.ui, || {
             if let Some(relay) = relay {

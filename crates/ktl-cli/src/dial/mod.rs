@@ -6,11 +6,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::builder::{Address, Candidate};
+mod container;
+mod program;
+mod ssh;
+
+use crate::builder::{Address, Candidate, Ssh};
+use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::tls::{self, TlsFiles};
 use crate::ui::Ui;
+pub use program::Program;
 
 /// How long a TCP connection may take to be made. A unix socket answers at once or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,16 +27,23 @@ pub struct Connection {
     pub stream: OwnedFd,
     /// Must run on the host side, once threads are allowed, for the stream to move.
     pub relay: Option<tls::Relay>,
+    /// What carries the stream, where a program does; its end is waited for when this is dropped.
+    pub program: Option<Program>,
     /// The address that answered.
     pub address: Address,
 }
 
 /// Connects to the first candidate that answers.
-pub fn dial(candidates: &[Candidate], tls: Option<&TlsFiles>, ui: &Ui) -> Result<Connection, Failure> {
+pub fn dial(
+    candidates: &[Candidate],
+    tls: Option<&TlsFiles>,
+    env: &Env,
+    ui: &Ui,
+) -> Result<Connection, Failure> {
     let mut tried = Vec::new();
     for candidate in candidates {
         let Candidate { address, named_by, demanded } = candidate;
-        match connect(address, tls) {
+        match connect(address, tls, env, ui) {
             Ok(connection) => {
                 ui.verbose(format_args!("builder: {address}, named by {named_by}"));
                 return Ok(connection);
@@ -40,7 +53,7 @@ pub fn dial(candidates: &[Candidate], tls: Option<&TlsFiles>, ui: &Ui) -> Result
                 tried.push(format!("{address} ({named_by}): {error}"));
             }
             Err(ConnectError::Io(error)) => return Err(unreachable(candidate, &error)),
-            Err(ConnectError::Tls(failure)) => return Err(failure),
+            Err(ConnectError::Final(failure)) => return Err(failure),
         }
     }
     Err(Failure::new(Exit::Builder, "found no builder").hints(tried).hint(WAYS_TO_GET_ONE))
@@ -64,34 +77,56 @@ pub fn answers(address: &Address) -> bool {
 }
 
 enum ConnectError {
+    /// Another candidate may do.
     Io(io::Error),
-    Tls(Failure),
+    Final(Failure),
 }
 
-fn connect(address: &Address, tls: Option<&TlsFiles>) -> Result<Connection, ConnectError> {
+fn connect(
+    address: &Address,
+    tls: Option<&TlsFiles>,
+    env: &Env,
+    ui: &Ui,
+) -> Result<Connection, ConnectError> {
+    let over =
+        |stream: OwnedFd, program| Connection { stream, relay: None, program, address: address.clone() };
     match address {
         Address::Unix(path) => {
             let stream = UnixStream::connect(path).map_err(ConnectError::Io)?;
-            Ok(Connection { stream: stream.into(), relay: None, address: address.clone() })
+            Ok(over(stream.into(), None))
+        }
+        Address::Container(container) => {
+            let (stream, program) = container::connect(container).map_err(ConnectError::Final)?;
+            Ok(over(stream.into(), Some(program)))
+        }
+        Address::Ssh(server) => {
+            let cache = env.cache_dir().ok_or_else(|| {
+                ConnectError::Final(Failure::new(
+                    Exit::Builder,
+                    "ssh:// needs a place for its sockets: set KTL_CACHE_DIR or HOME",
+                ))
+            })?;
+            let (stream, program) = ssh::connect(server, &cache, ui).map_err(ConnectError::Final)?;
+            Ok(over(stream.into(), program))
         }
         // `private::start` puts a socket in its place.
-        Address::Jail(_) | Address::Ephemeral => {
+        Address::Jail(_) | Address::Ephemeral | Address::Engine(_) => {
             Err(ConnectError::Io(io::Error::new(io::ErrorKind::NotConnected, "is not started")))
         }
         Address::Tcp { host, port } => {
             let stream = connect_tcp(host, *port).map_err(ConnectError::Io)?;
             let Some(files) = tls else {
-                return Ok(Connection { stream: stream.into(), relay: None, address: address.clone() });
+                return Ok(over(stream.into(), None));
             };
             let (plain, relay) = tls::handshake(stream, host, files).map_err(|error| {
-                ConnectError::Tls(
+                ConnectError::Final(
                     Failure::new(Exit::Builder, format!("no TLS with the builder at {address}: {error}")).hint(
                         "Check --tlscacert (who signed the builder's certificate), --tlsservername (the name in it) and \
                          --tlscert/--tlskey (what it wants of you).",
                     ),
                 )
             })?;
-            Ok(Connection { stream: plain, relay: Some(relay), address: address.clone() })
+            Ok(Connection { relay: Some(relay), ..over(plain, None) })
         }
     }
 }
@@ -108,6 +143,11 @@ fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
         }
     }
     Err(last)
+}
+
+/// A server that was reached, or not, and gives no builder.
+fn refused(ssh: &Ssh, why: &str) -> Failure {
+    Failure::new(Exit::Builder, format!("the server of {ssh} {why}"))
 }
 
 fn unreachable(candidate: &Candidate, error: &io::Error) -> Failure {

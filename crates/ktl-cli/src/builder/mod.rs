@@ -3,8 +3,7 @@
 //! The connection is made outside the jail, before any thread exists, and handed in as an open descriptor: the jail then needs
 //! neither the socket's file nor a network. See `dial` for the making and `tls` for what keeps a client key outside.
 
-use std::fmt;
-use std::path::PathBuf;
+mod address;
 
 use crate::cli::BuilderFlags;
 use crate::env::{self, Env};
@@ -13,84 +12,10 @@ use crate::failure::Failure;
 use crate::plan::Hermetic;
 use crate::private::{limits, trust};
 
+pub use address::{Address, Container, Ssh};
+
 /// Name of the private builder that is meant without one.
 pub const DEFAULT_NAME: &str = "default";
-
-/// Where a builder listens. Follows buildctl's address forms.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    Unix(PathBuf),
-    Tcp {
-        host: String,
-        port: u16,
-    },
-    /// A private daemon in a jail, by its name.
-    Jail(String),
-    /// A private daemon for this one command, whose cache goes with it.
-    Ephemeral,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Unix(path) => write!(f, "unix://{}", path.display()),
-            Address::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
-            Address::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
-            Address::Jail(name) => write!(f, "jail://{name}"),
-            Address::Ephemeral => f.write_str("jail://?ephemeral"),
-        }
-    }
-}
-
-impl Address {
-    /// Whether the daemon there is one that ktl itself has started in a jail.
-    pub fn is_private(&self) -> bool {
-        matches!(self, Address::Jail(_) | Address::Ephemeral)
-    }
-
-    /// Reads `unix://PATH` (also `unix:PATH` and a bare absolute path), `tcp://HOST:PORT`,
-    /// `jail://[NAME]` or `jail://?ephemeral`.
-    pub fn parse(text: &str) -> Result<Address, String> {
-        if let Some(path) = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")) {
-            return if path.starts_with('/') {
-                Ok(Address::Unix(path.into()))
-            } else {
-                Err(format!("`{text}` needs an absolute path, as in unix:///run/buildkit/buildkitd.sock"))
-            };
-        }
-        if text.starts_with('/') {
-            return Ok(Address::Unix(text.into()));
-        }
-        if let Some(name) = text.strip_prefix("jail://") {
-            if name == "?ephemeral" {
-                return Ok(Address::Ephemeral);
-            }
-            return Ok(Address::Jail(if name.is_empty() { DEFAULT_NAME } else { name }.to_owned()));
-        }
-        let Some(authority) = text.strip_prefix("tcp://") else {
-            return Err(match text.split_once("://") {
-                Some((scheme, _)) => {
-                    format!(
-                        "builders cannot be reached by `{scheme}://`; use unix://PATH, tcp://HOST:PORT or jail://NAME"
-                    )
-                }
-                None => {
-                    format!("`{text}` is no builder address; use unix://PATH, tcp://HOST:PORT or jail://NAME")
-                }
-            });
-        };
-        let authority = authority.strip_suffix('/').unwrap_or(authority);
-        let (host, port) = authority
-            .rsplit_once(':')
-            .ok_or_else(|| format!("`{text}` names no port, as in tcp://{authority}:1234"))?;
-        let port = port.parse().map_err(|_| format!("`{port}` in `{text}` is no port number"))?;
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        if host.is_empty() || host.contains(['/', '@', '?', '#', ' ']) {
-            return Err(format!("`{text}` is not of the form tcp://HOST:PORT"));
-        }
-        Ok(Address::Tcp { host: host.to_owned(), port })
-    }
-}
 
 /// One place where a builder may be found, and who named it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,40 +92,6 @@ pub fn of_build(flags: &BuilderFlags, env: &Env, hermetic: Hermetic) -> Result<V
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses() {
-        let unix = |path: &str| Ok(Address::Unix(path.into()));
-        let tcp = |host: &str, port| Ok(Address::Tcp { host: host.into(), port });
-        for (text, expected) in [
-            ("unix:///run/b.sock", unix("/run/b.sock")),
-            ("unix:/run/b.sock", unix("/run/b.sock")),
-            ("/run/b.sock", unix("/run/b.sock")),
-            ("tcp://builder:1234", tcp("builder", 1234)),
-            ("tcp://builder:1234/", tcp("builder", 1234)),
-            ("tcp://[::1]:1234", tcp("::1", 1234)),
-            ("jail://", Ok(Address::Jail("default".into()))),
-            ("jail://?ephemeral", Ok(Address::Ephemeral)),
-            ("jail://fork-7", Ok(Address::Jail("fork-7".into()))),
-        ] {
-            assert_eq!(Address::parse(text), expected, "{text}");
-            let again =
-                expected.map(|address: Address| address.to_string()).and_then(|text| Address::parse(&text));
-            assert_eq!(Address::parse(text), again, "{text} printed and read again");
-        }
-        for (text, part) in [
-            ("unix://run/b.sock", "absolute"),
-            ("builder", "no builder address"),
-            ("ftp://x", "`ftp://`"),
-            ("tcp://builder", "no port"),
-            ("tcp://builder:http", "no port number"),
-            ("tcp://:1", "form"),
-            ("tcp://u@h:1", "form"),
-        ] {
-            let error = Address::parse(text).unwrap_err();
-            assert!(error.contains(part), "{text}: {error}");
-        }
-    }
 
     #[test]
     fn hermetic_builds_go_to_private_builders() {
