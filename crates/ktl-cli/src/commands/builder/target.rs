@@ -48,7 +48,7 @@ pub(super) fn of(
         return Err(Failure::usage("an ephemeral builder keeps nothing and lives for one build"));
     }
     let tls = TlsFiles::from_flags(flags).map_err(Failure::usage)?;
-    match dial::dial(&candidates, tls.as_ref(), ui) {
+    match dial::dial(&candidates, tls.as_ref(), env, ui) {
         Ok(connection) => Ok(vec![Target { name: connection.address.to_string(), connection, _lease: None }]),
         // What a build would fall back to.
         Err(failure) if candidates.iter().all(|candidate| !candidate.demanded) => {
@@ -65,5 +65,9 @@ fn private(place: &Place, flags: &BuilderFlags, env: &Env, ui: &Ui) -> Result<Ta
     let lease = start::lease(place, &flags.private, env, ui)?;
     let address = Address::Unix(place.socket());
     let own = Candidate { address, named_by: "its name", demanded: true };
-    Ok(Target { name: place.to_string(), connection: dial::dial(&[own], None, ui)?, _lease: Some(lease) })
+    Ok(Target {
+        name: place.to_string(),
+        connection: dial::dial(&[own], None, env, ui)?,
+        _lease: Some(lease),
+    })
 }
