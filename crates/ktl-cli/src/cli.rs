@@ -273,7 +273,7 @@ pub struct DisplayFlags {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Builder")]
 pub struct BuilderFlags {
-    /// Address of the builder: unix://PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT][/SOCKET], docker-container://NAME,
+    /// Address of the builder: unix://PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT][/SOCKET], docker:// for a Docker Engine, docker-container://NAME,
     /// podman-container://NAME, nerdctl-container://NAME, kube-pod://POD, or jail://[NAME] for a private one: a buildkitd that
     /// ktl runs in a jail of its own [also: KTL_BUILDER, BUILDKIT_HOST]
     #[arg(long, value_name = "ADDRESS")]

@@ -35,6 +35,12 @@ pub const KTL_PATIENCE: &str = "KTL_PATIENCE";
 pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
 /// The Docker Engine, as docker reads it.
 pub const DOCKER_HOST: &str = "DOCKER_HOST";
+/// A named Engine of docker's, as docker reads it; after [`DOCKER_HOST`].
+pub const DOCKER_CONTEXT: &str = "DOCKER_CONTEXT";
+/// Set to anything, the Engine at [`DOCKER_HOST`] is spoken to by TLS, as docker reads it.
+pub const DOCKER_TLS_VERIFY: &str = "DOCKER_TLS_VERIFY";
+/// Directory of ca.pem, cert.pem and key.pem for that; default docker's own directory.
+pub const DOCKER_CERT_PATH: &str = "DOCKER_CERT_PATH";
 /// Becomes the build argument of that name, as in docker buildx.
 pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// A source policy, as `--source-policy-file`.

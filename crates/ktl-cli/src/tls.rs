@@ -40,30 +40,28 @@ impl TlsFiles {
             server_name: flags.tlsservername.clone(),
         };
         if let Some(dir) = &flags.tlsdir {
-            let pick =
-                |names: [&str; 2]| names.into_iter().map(|name| dir.join(name)).find(|path| path.exists());
-            files.ca = pick(["ca.pem", "ca.crt"]);
-            files.identity = match (pick(["cert.pem", "tls.crt"]), pick(["key.pem", "tls.key"])) {
-                (Some(cert), Some(key)) => Some((cert, key)),
-                (None, None) => None,
-                _ => {
-                    return Err(format!(
-                        "--tlsdir {}: a certificate and a key are needed together",
-                        dir.display()
-                    ));
-                }
-            };
-            if files.ca.is_none() && files.identity.is_none() {
-                return Err(format!(
-                    "--tlsdir {}: holds neither ca.pem, cert.pem nor key.pem",
-                    dir.display()
-                ));
-            }
+            let found = TlsFiles::in_dir(dir).map_err(|why| format!("--tlsdir {why}"))?;
+            files = TlsFiles { server_name: files.server_name, ..found };
         }
         Ok((files != TlsFiles::default()).then_some(files))
     }
 
-    fn config(&self) -> Result<ClientConfig, TlsError> {
+    /// Those of a directory, under the names that buildctl and docker know.
+    pub fn in_dir(dir: &Path) -> Result<TlsFiles, String> {
+        let pick = |names: [&str; 2]| names.into_iter().map(|name| dir.join(name)).find(|path| path.exists());
+        let ca = pick(["ca.pem", "ca.crt"]);
+        let identity = match (pick(["cert.pem", "tls.crt"]), pick(["key.pem", "tls.key"])) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => return Err(format!("{}: a certificate and a key are needed together", dir.display())),
+        };
+        if ca.is_none() && identity.is_none() {
+            return Err(format!("{}: holds neither ca.pem, cert.pem nor key.pem", dir.display()));
+        }
+        Ok(TlsFiles { ca, identity, server_name: None })
+    }
+
+    fn config(&self, protocol: &[u8]) -> Result<ClientConfig, TlsError> {
         let mut roots = RootCertStore::empty();
         match &self.ca {
             Some(path) => {
@@ -90,7 +88,7 @@ impl TlsFiles {
             }
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         Ok(config)
     }
 }
@@ -123,21 +121,67 @@ impl TlsError {
 }
 
 /// Makes the handshake on `stream` and returns the plain end for the guest and the relay that serves it.
-pub fn handshake(mut stream: TcpStream, host: &str, files: &TlsFiles) -> Result<(OwnedFd, Relay), TlsError> {
+pub fn handshake(stream: TcpStream, host: &str, files: &TlsFiles) -> Result<(OwnedFd, Relay), TlsError> {
+    Ok(open(stream, host, files, b"h2")?.relay()?)
+}
+
+/// Makes the handshake on `stream`, for a server that is to speak `protocol` (RFC 7301).
+pub fn open(
+    mut stream: TcpStream,
+    host: &str,
+    files: &TlsFiles,
+    protocol: &[u8],
+) -> Result<Secured, TlsError> {
     let name = files.server_name.as_deref().unwrap_or(host);
     let server = ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))?;
-    let mut session = ClientConnection::new(Arc::new(files.config()?), server).map_err(TlsError::Tls)?;
+    let mut session =
+        ClientConnection::new(Arc::new(files.config(protocol)?), server).map_err(TlsError::Tls)?;
     stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
     stream.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
     while session.is_handshaking() {
         session.complete_io(&mut stream)?;
     }
-    stream.set_read_timeout(None)?;
-    stream.set_write_timeout(None)?;
-    stream.set_nonblocking(true)?;
-    let (near, far) = UnixStream::pair()?;
-    near.set_nonblocking(true)?;
-    Ok((far.into(), Relay { session, stream, near }))
+    Ok(Secured { session, stream })
+}
+
+/// An encrypted stream that is still spoken on here. Each read and write has the handshake's patience.
+#[derive(Debug)]
+pub struct Secured {
+    session: ClientConnection,
+    stream: TcpStream,
+}
+
+impl Secured {
+    /// The plain end for the guest, and what serves it. What was read and not taken is the guest's.
+    pub fn relay(self) -> io::Result<(OwnedFd, Relay)> {
+        let Secured { session, stream } = self;
+        stream.set_read_timeout(None)?;
+        stream.set_write_timeout(None)?;
+        stream.set_nonblocking(true)?;
+        let (near, far) = UnixStream::pair()?;
+        near.set_nonblocking(true)?;
+        Ok((far.into(), Relay { session, stream, near }))
+    }
+}
+
+impl Read for Secured {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match rustls::Stream::new(&mut self.session, &mut self.stream).read(buffer) {
+            // Go's servers end a connection without the alert.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            other => other,
+        }
+    }
+}
+
+impl Write for Secured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        rustls::Stream::new(&mut self.session, &mut self.stream).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        rustls::Stream::new(&mut self.session, &mut self.stream).flush()
+    }
 }
 
 /// Moves bytes between the guest and the encrypted stream until either side ends.

@@ -4,6 +4,7 @@
 //! neither the socket's file nor a network. See `dial` for the making and `tls` for what keeps a client key outside.
 
 mod address;
+mod engine;
 
 use crate::cli::BuilderFlags;
 use crate::env::{self, Env};
@@ -13,6 +14,7 @@ use crate::plan::Hermetic;
 use crate::private::{limits, trust};
 
 pub use address::{Address, Container, Ssh};
+pub use engine::{EngineHost, of_docker};
 
 /// Name of the private builder that is meant without one.
 pub const DEFAULT_NAME: &str = "default";
@@ -57,6 +59,11 @@ fn discovered(flags: &BuilderFlags, env: &Env) -> Result<Vec<Candidate>, Failure
             demanded: false,
         });
     }
+    found.push(Candidate {
+        address: Address::Engine(None),
+        named_by: "docker's own configuration",
+        demanded: false,
+    });
     Ok(found)
 }
 
@@ -150,7 +157,11 @@ mod tests {
         flags.builder = None;
         assert_eq!(
             names(&flags, &Env::of(&[("XDG_RUNTIME_DIR", "/run/user/7")])),
-            ["unix:///run/buildkit/buildkitd.sock", "unix:///run/user/7/buildkit/buildkitd.sock"]
+            [
+                "unix:///run/buildkit/buildkitd.sock",
+                "unix:///run/user/7/buildkit/buildkitd.sock",
+                "docker://"
+            ]
         );
         flags.builder = Some("nonsense".into());
         assert_eq!(candidates(&flags, &env).unwrap_err().exit, Exit::Usage);

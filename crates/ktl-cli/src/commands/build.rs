@@ -77,14 +77,14 @@ fn settled(
         Some(_) => Log::open(&host.log, "build", &host.cache, ui)?,
         None => Log::off(ui),
     };
-    let outcome = build(args, plan, &host, env, &log, told, ui);
+    let outcome = build(args, plan, host, env, &log, told, ui);
     log.close(outcome)
 }
 
 fn build(
     args: &BuildArgs,
     mut plan: BuildPlan,
-    host: &HostPlan,
+    mut host: HostPlan,
     env: &Env,
     log: &Log,
     told: &mut Run,
@@ -103,6 +103,10 @@ fn build(
     }
     let (connection, lease) = start::dial(candidates, tls.as_ref(), &args.builder.private, network, env, ui)?;
     plan.builder = connection.address.to_string();
+    if let Some(store) = connection.engine {
+        plan::for_engine(&mut plan, &mut host, store)?;
+    }
+    let host = &host;
     attested::builder(&mut plan.build.frontend_attrs, lease.is_some().then_some(network), plan.hermetic)?;
     if let Some(locked) = &host.locked {
         attested::lock(&mut plan.build.frontend_attrs, &locked.lock.digest());

@@ -4,18 +4,22 @@ use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 mod container;
+mod engine;
 mod program;
 mod ssh;
 
-use crate::builder::{Address, Candidate, Ssh};
+use crate::builder::{self, Address, Candidate, EngineHost, Ssh};
 use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::tls::{self, TlsFiles};
 use crate::ui::Ui;
+pub use engine::ImageStore;
+use engine::{EngineError, Reached};
 pub use program::Program;
 
 /// How long a TCP connection may take to be made. A unix socket answers at once or not at all.
@@ -29,6 +33,8 @@ pub struct Connection {
     pub relay: Option<tls::Relay>,
     /// What carries the stream, where a program does; its end is waited for when this is dropped.
     pub program: Option<Program>,
+    /// What the builder makes of images, where it is a Docker Engine.
+    pub engine: Option<ImageStore>,
     /// The address that answered.
     pub address: Address,
 }
@@ -89,8 +95,13 @@ fn connect(
     env: &Env,
     ui: &Ui,
 ) -> Result<Connection, ConnectError> {
-    let over =
-        |stream: OwnedFd, program| Connection { stream, relay: None, program, address: address.clone() };
+    let over = |stream: OwnedFd, program| Connection {
+        stream,
+        relay: None,
+        program,
+        engine: None,
+        address: address.clone(),
+    };
     match address {
         Address::Unix(path) => {
             let stream = UnixStream::connect(path).map_err(ConnectError::Io)?;
@@ -101,17 +112,34 @@ fn connect(
             Ok(over(stream.into(), Some(program)))
         }
         Address::Ssh(server) => {
-            let cache = env.cache_dir().ok_or_else(|| {
-                ConnectError::Final(Failure::new(
-                    Exit::Builder,
-                    "ssh:// needs a place for its sockets: set KTL_CACHE_DIR or HOME",
-                ))
-            })?;
+            let cache = for_sockets(env).map_err(ConnectError::Final)?;
             let (stream, program) = ssh::connect(server, &cache, ui).map_err(ConnectError::Final)?;
             Ok(over(stream.into(), program))
         }
+        Address::Engine(socket) => {
+            let host = match socket {
+                Some(path) => EngineHost::Unix(path.clone()),
+                None => builder::of_docker(env).map_err(ConnectError::Final)?,
+            };
+            let control = match &host {
+                EngineHost::Ssh(server) => for_sockets(env).and_then(|cache| ssh::ready(server, &cache, ui)),
+                _ => Ok(PathBuf::new()),
+            };
+            let reached = engine::connect(&host, &control.map_err(ConnectError::Final)?, ui);
+            let Reached { stream, relay, program, store } = reached.map_err(|error| match error {
+                EngineError::Io(error) => ConnectError::Io(error),
+                error => ConnectError::Final(
+                    Failure::new(
+                        Exit::Builder,
+                        format!("cannot reach the Docker Engine at {address}: {error}"),
+                    )
+                    .hint("ktl needs an Engine of 20.10 or newer (`docker version`), with its BuildKit."),
+                ),
+            })?;
+            Ok(Connection { relay, engine: Some(store), ..over(stream, program) })
+        }
         // `private::start` puts a socket in its place.
-        Address::Jail(_) | Address::Ephemeral | Address::Engine(_) => {
+        Address::Jail(_) | Address::Ephemeral => {
             Err(ConnectError::Io(io::Error::new(io::ErrorKind::NotConnected, "is not started")))
         }
         Address::Tcp { host, port } => {
@@ -130,6 +158,13 @@ fn connect(
             Ok(Connection { relay: Some(relay), ..over(plain, None) })
         }
     }
+}
+
+/// Where the sockets of ssh may lie.
+fn for_sockets(env: &Env) -> Result<PathBuf, Failure> {
+    env.cache_dir().ok_or_else(|| {
+        Failure::new(Exit::Builder, "ssh:// needs a place for its sockets: set KTL_CACHE_DIR or HOME")
+    })
 }
 
 fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
@@ -168,6 +203,12 @@ fn unreachable(candidate: &Candidate, error: &io::Error) -> Failure {
         )),
         (Address::Unix(_), io::ErrorKind::ConnectionRefused) => {
             failure.hint("The socket is there but nothing listens: buildkitd has ended. Start it again.")
+        }
+        (Address::Engine(_), io::ErrorKind::PermissionDenied) => failure.hint(
+            "You may not use that Engine. Who may is root on its machine; `usermod -aG docker USER` makes USER one of them.",
+        ),
+        (Address::Engine(_), _) => {
+            failure.hint("Is the Docker Engine running (`docker version`)? DOCKER_HOST and DOCKER_CONTEXT name another.")
         }
         (Address::Tcp { .. }, _) => failure.hint(
             "Does buildkitd listen there (`buildkitd --addr tcp://…`)? Is a firewall between? Does it want TLS (--tlscacert)?",

@@ -116,29 +116,8 @@ impl Server<'_> {
         self.dir.join(hash.finalize()[..20].iter().map(|byte| format!("{byte:02x}")).collect::<String>())
     }
 
-    /// `ssh` with everything but what it is to do. The connection is the same for all commands.
     fn command(&self) -> Command {
-        let mut command = Command::new("ssh");
-        let mut control = OsString::from("ControlPath=");
-        control.push(self.dir.join("%C"));
-        command.arg("-o").arg(control).args(["-T", "-x", "-a"]);
-        for option in [
-            // A line that is cut, or a server that is gone, ends the build within ten seconds.
-            "ServerAliveInterval=3",
-            "ServerAliveCountMax=2",
-            "ConnectTimeout=20",
-            "PermitLocalCommand=no",
-            "RemoteCommand=none",
-        ] {
-            command.args(["-o", option]);
-        }
-        if let Some(user) = &self.ssh.user {
-            command.args(["-l", user]);
-        }
-        if let Some(port) = self.ssh.port {
-            command.args(["-p", &port.to_string()]);
-        }
-        command
+        command(self.ssh, &self.dir)
     }
 
     fn asks(&self, what: &[&str]) -> Command {
@@ -235,6 +214,38 @@ impl Server<'_> {
             Err(error) => Err(refused(self.ssh, &format!("gives no connection: {error}"))),
         }
     }
+}
+
+/// `ssh` with everything but what it is to do. The connection is the same for all commands.
+pub fn command(ssh: &Ssh, dir: &Path) -> Command {
+    let mut command = Command::new("ssh");
+    let mut control = OsString::from("ControlPath=");
+    control.push(dir.join("%C"));
+    command.arg("-o").arg(control).args(["-T", "-x", "-a"]);
+    for option in [
+        // A line that is cut, or a server that is gone, ends the build within ten seconds.
+        "ServerAliveInterval=3",
+        "ServerAliveCountMax=2",
+        "ConnectTimeout=20",
+        "PermitLocalCommand=no",
+        "RemoteCommand=none",
+    ] {
+        command.args(["-o", option]);
+    }
+    if let Some(user) = &ssh.user {
+        command.args(["-l", user]);
+    }
+    if let Some(port) = ssh.port {
+        command.args(["-p", &port.to_string()]);
+    }
+    command
+}
+
+/// Has a connection to `ssh` that [`command`] finds. Returns the directory of its sockets.
+pub fn ready(ssh: &Ssh, cache: &Path, ui: &Ui) -> Result<PathBuf, Failure> {
+    let server = Server::new(ssh, cache)?;
+    server.start_master(ui)?;
+    Ok(server.dir)
 }
 
 impl There {

@@ -12,6 +12,7 @@ mod call;
 mod contexts;
 mod destination;
 mod egress;
+mod engine;
 mod frontend;
 mod guard;
 mod hermetic;
@@ -42,6 +43,7 @@ use serde::{Deserialize, Serialize};
 pub use attestations::Metadata;
 pub use caches::CacheStore;
 pub use call::Call;
+pub use engine::settle as for_engine;
 pub use hermetic::{Hermetic, is_by_digest, is_sbom};
 pub use inputs::dockerfile_of;
 pub use locked::Locked;
@@ -218,6 +220,8 @@ pub struct HostPlan {
     pub log: LogPlan,
     /// Nothing was asked for that outlives the builder's cache.
     pub stays_in_cache: bool,
+    /// And that is what was asked for.
+    pub cache_only: bool,
 }
 
 /// What the plan needs to know of the machine.
@@ -271,6 +275,7 @@ pub fn resolve(
             destinations: Vec::new(),
             bounds: Vec::new(),
             stays_in_cache: false,
+            cache_only: true,
         };
     }
     let jailed = args.sandbox.sandbox != Some(SandboxSwitch::Off);
@@ -420,6 +425,7 @@ pub fn resolve(
         sandbox,
         log: client_log_plan(&args.sandbox.log, args.sandbox.json, facts)?,
         stays_in_cache: results.stays_in_cache,
+        cache_only: results.cache_only,
     };
     Ok((plan, host))
 }

@@ -19,6 +19,7 @@ pub struct Results {
     pub destinations: Vec<Destination>,
     pub bounds: Vec<OutputBounds>,
     pub stays_in_cache: bool,
+    pub cache_only: bool,
 }
 
 impl Results {
@@ -46,6 +47,7 @@ impl Results {
             specs.push(OutputSpec::load());
         }
         let stays_in_cache = specs.iter().all(|spec| spec.kind == OutputKind::CacheOnly);
+        let cache_only = stays_in_cache && !specs.is_empty();
         if specs.is_empty() && !names.is_empty() {
             // Gives the image its digest without sending it anywhere.
             specs.push(OutputSpec {
@@ -90,7 +92,7 @@ impl Results {
             .into_iter()
             .map(|spec| Export { kind: spec.kind.name().to_owned(), attrs: spec.attrs })
             .collect();
-        Ok(Results { exports, destinations, bounds, stays_in_cache })
+        Ok(Results { exports, destinations, bounds, stays_in_cache, cache_only })
     }
 }
 

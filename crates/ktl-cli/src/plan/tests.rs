@@ -54,7 +54,7 @@ fn facts() -> Facts {
     }
 }
 
-fn resolved(args: &[&str], env: &[(&str, &str)]) -> Result<(BuildPlan, HostPlan), Failure> {
+pub(super) fn resolved(args: &[&str], env: &[(&str, &str)]) -> Result<(BuildPlan, HostPlan), Failure> {
     let Command::Build(args) = Cli::parse_from(["ktl", "build"].iter().chain(args)).command else {
         panic!("another command");
     };

@@ -14,6 +14,7 @@ mod context;
 mod demos;
 mod doctor;
 mod egress;
+mod engine;
 mod exec;
 mod failures;
 mod guard;

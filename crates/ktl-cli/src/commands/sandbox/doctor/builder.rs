@@ -43,14 +43,14 @@ pub(super) fn reach(flags: &BuilderFlags, env: &Env, ui: &Ui) -> Result<Reached,
             return Ok(Reached { checks, connection: None });
         }
     };
-    let Connection { stream, relay, program, address } = match dial::dial(&candidates, tls.as_ref(), env, ui)
-    {
-        Ok(connection) => connection,
-        Err(failure) => {
-            let checks = vec![Check::failure(About::Builder, "builder", failure)];
-            return Ok(Reached { checks, connection: None });
-        }
-    };
+    let Connection { stream, relay, program, address, .. } =
+        match dial::dial(&candidates, tls.as_ref(), env, ui) {
+            Ok(connection) => connection,
+            Err(failure) => {
+                let checks = vec![Check::failure(About::Builder, "builder", failure)];
+                return Ok(Reached { checks, connection: None });
+            }
+        };
     let named_by =
         candidates.iter().find(|c| c.address == address).map_or("an earlier answer", |c| c.named_by);
     let found = format!("connected to {address}, named by {named_by}");
