@@ -44,6 +44,7 @@ use crate::inside;
 use crate::log::Reported;
 use crate::look;
 use crate::plan::{self, BuildPlan, GuestOutput, GuestPlan};
+use crate::private::outlet;
 use crate::report;
 use crate::stream::Stream;
 use crate::watched;
@@ -53,6 +54,8 @@ pub mod fd {
     pub const PLAN: i32 = 3;
     pub const CONNECTION: i32 = 4;
     pub const BROKER: i32 = 5;
+    /// Where the sockets of a private daemon are handed out, which has no broker.
+    pub const OUTLET: i32 = BROKER;
     pub const CONTROL: i32 = 6;
     pub const RESULT: i32 = 7;
     pub const OUTPUTS: i32 = 8;
@@ -117,6 +120,11 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
             return hand_out(result_fd, &looked).map(|()| Exit::Ok);
         }
         GuestPlan::Exec(plan) => {
+            if let Some(ports) = &plan.outlet {
+                outlet::inside::hand_out(ports, take(fd::OUTLET)?).map_err(|error| {
+                    Failure::sandbox(format!("failed to make the way out of the jail: {error}"))
+                })?;
+            }
             let ended = exec::run(&plan, take(fd::CONTROL)?)?;
             return hand_out(result_fd, &ended).map(|()| Exit::Ok);
         }

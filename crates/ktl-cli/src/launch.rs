@@ -354,16 +354,17 @@ pub fn look(
     }
 }
 
-/// Starts a guest that runs another program. The first signal is passed on to that, the second one ends the jail.
+/// Starts a guest that runs another program, with these descriptors besides. The first signal is passed on to that, the second one ends the jail.
 pub fn exec(
     prepared: Prepared,
     plan: &ExecPlan,
+    handed: Vec<(OwnedFd, i32)>,
     ui: &Ui,
     after_fork: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
     let (control_guest, control_host) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
         .map_err(|error| Failure::internal(format!("failed to make the control pipe: {error}")))?;
-    let fds = vec![(control_guest, fd::CONTROL)];
+    let fds = handed.into_iter().chain([(control_guest, fd::CONTROL)]).collect();
     match start(prepared, &Sealing::Exec(plan), fds, Some(control_host.into()), ui, after_fork)? {
         (Exit::Ok, Some(Ended::Exited(0))) => Ok(Exit::Ok),
         (Exit::Ok, Some(Ended::Exited(code))) => Ok(Exit::Guest(code)),

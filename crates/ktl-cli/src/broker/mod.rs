@@ -28,7 +28,7 @@ mod seed;
 mod signature;
 mod stop;
 mod token;
-mod wire;
+pub mod wire;
 
 pub use client::BrokerClient;
 pub use desk::Desk;

@@ -67,22 +67,28 @@ fn discovered(flags: &BuilderFlags, env: &Env) -> Result<Vec<Candidate>, Failure
     Ok(found)
 }
 
-/// The candidates of a build. Only a private daemon has its network taken away by ktl, so a hermetic build that names none has
-/// one, whatever else runs on this machine.
+/// The candidates of a build. Only a private daemon has its network taken away by ktl, so a build that is hermetic or has a list of
+/// servers, and names none, has one, whatever else runs on this machine.
 ///
 /// # Errors
 /// Also when a builder was named that could prove nothing, and the build wants proof.
-pub fn of_build(flags: &BuilderFlags, env: &Env, hermetic: Hermetic) -> Result<Vec<Candidate>, Failure> {
+pub fn of_build(
+    flags: &BuilderFlags,
+    env: &Env,
+    hermetic: Hermetic,
+    egress: bool,
+) -> Result<Vec<Candidate>, Failure> {
     let found = candidates(flags, env)?;
-    if !hermetic.is_on() {
+    if !hermetic.is_on() && !egress {
         return Ok(found);
     }
     match found.first().filter(|candidate| candidate.demanded) {
         None => Ok(vec![Candidate {
             address: Address::Jail(DEFAULT_NAME.to_owned()),
-            named_by: "--hermetic",
+            named_by: if egress { "--egress" } else { "--hermetic" },
             demanded: true,
         }]),
+        Some(_) if !hermetic.is_on() => Ok(found),
         Some(named) if hermetic == Hermetic::BestEffort || named.address.is_private() => Ok(found),
         Some(Candidate { address, named_by, .. }) => Err(Failure::new(
             Exit::Policy,
@@ -122,7 +128,7 @@ mod tests {
             (Some("unix:///b"), none, Hermetic::Off, Ok("unix:///b")),
         ] {
             let flags = BuilderFlags { builder: flag.map(str::to_owned), ..BuilderFlags::default() };
-            match (of_build(&flags, &Env::of(env), hermetic), expected) {
+            match (of_build(&flags, &Env::of(env), hermetic, false), expected) {
                 (Ok(found), Ok(address)) => {
                     let found: Vec<String> = found.iter().map(|found| found.address.to_string()).collect();
                     assert_eq!(found, [address], "{flag:?} {env:?}");
@@ -137,6 +143,19 @@ mod tests {
                 (found, _) => panic!("{flag:?} {env:?}: {found:?}"),
             }
         }
+        let address = |flags: &BuilderFlags, egress| {
+            let env = Env::of(&[("XDG_RUNTIME_DIR", "/run/user/7")]);
+            of_build(flags, &env, Hermetic::Off, egress).unwrap()[0].address.to_string()
+        };
+        let flags = BuilderFlags::default();
+        assert_eq!(address(&flags, true), "jail://default");
+        assert_eq!(address(&flags, false), "unix:///run/buildkit/buildkitd.sock");
+        let named = BuilderFlags { builder: Some("unix:///b".to_owned()), ..flags };
+        assert_eq!(
+            address(&named, true),
+            "unix:///b",
+            "a person has named it, and is told what is not proven"
+        );
     }
 
     #[test]

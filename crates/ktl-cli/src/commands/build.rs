@@ -40,7 +40,7 @@ use crate::log::Log;
 use crate::outputs::{self, Opened, PendingFile};
 use crate::piped::{self, Intake};
 use crate::plan::{self, BuildPlan, Facts, GuestOutput, Hermetic, HostPlan, Kind, guest_path};
-use crate::private::{Network, peer, start};
+use crate::private::{Network, Way, peer, start};
 use crate::repository::Repository;
 use crate::tls::TlsFiles;
 use crate::ui::Ui;
@@ -91,9 +91,13 @@ fn build(
     ui: &Ui,
 ) -> Result<Exit, Failure> {
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
-    let candidates = builder::of_build(&args.builder, env, plan.hermetic)?;
+    let candidates = builder::of_build(&args.builder, env, plan.hermetic, plan.egress.is_some())?;
     let private = candidates.first().is_some_and(|candidate| candidate.address.is_private());
-    let network = if plan.hermetic.is_on() { Network::None } else { Network::Host };
+    let way = match &plan.egress {
+        Some(list) => Way::to(list)?,
+        None if plan.hermetic.is_on() => Network::None.into(),
+        None => Network::Host.into(),
+    };
     if let Some(locked) = &host.locked {
         locked.check()?;
         ui.note(format_args!("[hermetic] {}", locked.told()));
@@ -101,13 +105,13 @@ fn build(
     if host.sandbox.is_none() {
         ui.line(format_args!("[sandbox] off: this build's client runs with all your rights"));
     }
-    let (connection, lease) = start::dial(candidates, tls.as_ref(), &args.builder.private, network, env, ui)?;
+    let (connection, lease) = start::dial(candidates, tls.as_ref(), &args.builder.private, &way, env, ui)?;
     plan.builder = connection.address.to_string();
     if let Some(store) = connection.engine {
         plan::for_engine(&mut plan, &mut host, store)?;
     }
     let host = &host;
-    attested::builder(&mut plan.build.frontend_attrs, lease.is_some().then_some(network), plan.hermetic)?;
+    attested::builder(&mut plan.build.frontend_attrs, lease.is_some().then_some(way.network), plan.hermetic)?;
     if let Some(locked) = &host.locked {
         attested::lock(&mut plan.build.frontend_attrs, &locked.lock.digest());
     }
@@ -122,11 +126,11 @@ fn build(
     }
 
     if host.looks_inside && lease.is_some() {
-        let claims = peer::claims(&connection.stream, network);
+        let claims = peer::claims(&connection.stream, way.network);
         tell(&claims, plan.hermetic, ui);
         told.claims.extend(claims);
     }
-    if plan.egress.is_some() {
+    if plan.egress.is_some() && !private {
         for claim in egress::UNPROVEN {
             ui.note(format_args!("[egress] unproven: {claim}"));
         }

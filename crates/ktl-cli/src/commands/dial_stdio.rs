@@ -24,7 +24,8 @@ pub fn run(args: &DialStdioArgs, verbose: u8, env: &Env) -> Result<Exit, Failure
     let ui = Ui { verbose: verbose > 0, quiet: false };
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
     let candidates = builder::candidates(&args.builder, env)?;
-    let (candidates, _lease) = start::ensure(candidates, &args.builder.private, Network::Host, env, &ui)?;
+    let (candidates, _lease) =
+        start::ensure(candidates, &args.builder.private, &Network::Host.into(), env, &ui)?;
     let connection = dial::dial(&candidates, tls.as_ref(), env, &ui)?;
     let lost = |what: &'static str| {
         move |error: io::Error| Failure::new(Exit::Builder, format!("failed to {what}: {error}"))

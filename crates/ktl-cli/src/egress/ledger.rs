@@ -21,6 +21,8 @@ const SHOWN_STEP: usize = 60;
 const MAX_STEP: usize = 200;
 /// The daemon tells of a step's beginning a little later than the step's first request is asked about.
 const PROGRESS: Duration = Duration::from_millis(300);
+/// The proxy's answer where it reached nobody.
+const BAD_GATEWAY: u16 = 502;
 /// Denied requests that are listed at the end.
 const LISTED: usize = 20;
 
@@ -148,6 +150,13 @@ impl Ledger {
         state.fresh.clear();
         let (allowed, denied) = (state.allowed.len(), state.denied.len());
         let mut lines = vec![format!("[egress] {allowed} different requests allowed, {denied} denied")];
+        let reported = state.steps.values().flat_map(|step| step.reported.requests());
+        let unanswered = reported.filter(|request| request.status == Some(BAD_GATEWAY)).count();
+        if unanswered > 0 {
+            lines.push(format!(
+                "[egress] {unanswered} allowed but not reached; the builder's log says why (`ktl builder logs` for a private one)"
+            ));
+        }
         for asked in state.denied.keys().take(LISTED) {
             lines.extend(state.denied_entry(asked).as_ref().map(line));
         }

@@ -1,6 +1,7 @@
 //! The document that crosses into the jail: what the guest is there for, and the terms on which it may start. The terms are
 //! the same for every purpose, because the proof comes before any of them.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -50,6 +51,8 @@ pub struct ExecPlan {
     pub argv: Vec<OsString>,
     /// Small files that the guest makes first. Only it can do so safely: an earlier program may have left a link in their way.
     pub files: Vec<(PathBuf, String)>,
+    /// The program's network leads nowhere but out through sockets at these ports, which are handed out before it starts.
+    pub outlet: Option<BTreeSet<u16>>,
     pub promises: Option<Promises>,
 }
 

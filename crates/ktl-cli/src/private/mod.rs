@@ -12,6 +12,7 @@ mod ids;
 pub mod limits;
 mod lock;
 mod only;
+pub mod outlet;
 pub mod peer;
 mod place;
 mod policy;
@@ -27,6 +28,6 @@ pub mod trust;
 
 pub use lock::Lock;
 use only::only;
-pub use place::{Network, Place};
+pub use place::{Network, Place, Way};
 pub use policy::common as policy;
 pub use record::Record;

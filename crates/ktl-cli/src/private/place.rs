@@ -9,10 +9,13 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
+use buildsvc::egress::Egress;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
-use super::trust;
+use super::{outlet, trust};
 use crate::env::Env;
 use crate::failure::Failure;
 
@@ -20,21 +23,93 @@ use crate::failure::Failure;
 const SOCKET_PATH: usize = 107;
 
 /// What RUN steps of a private daemon can reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Network {
     /// A network namespace without any way out, for the daemon and its steps.
     None,
     /// The host's.
     Host,
+    /// A network namespace whose only way out leads to the servers of this list.
+    Egress(ListId),
+}
+
+/// Tells lists of servers apart: the beginning of a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListId(u32);
+
+impl ListId {
+    pub fn of(list: &Egress) -> Result<ListId, Failure> {
+        let text = serde_json::to_vec(list)
+            .map_err(|error| Failure::internal(format!("failed to write the list of servers: {error}")))?;
+        let digest = Sha256::digest(text);
+        Ok(ListId(u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])))
+    }
 }
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Network::None => "none",
-            Network::Host => "host",
-        })
+        match self {
+            Network::None => f.write_str("none"),
+            Network::Host => f.write_str("host"),
+            Network::Egress(ListId(id)) => write!(f, "egress-{id:08x}"),
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Network, String> {
+        let list = text.strip_prefix("egress-").filter(|id| id.len() == 8);
+        let found = match (text, list.and_then(|id| u32::from_str_radix(id, 16).ok())) {
+            ("none", _) => Some(Network::None),
+            ("host", _) => Some(Network::Host),
+            (_, id) => id.map(|id| Network::Egress(ListId(id))),
+        };
+        found.filter(|network| network.to_string() == text).ok_or_else(|| format!("`{text}` is no network"))
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Network, String> {
+        text.parse()
+    }
+}
+
+impl From<Network> for String {
+    fn from(network: Network) -> String {
+        network.to_string()
+    }
+}
+
+/// What a command wants of a private daemon's network.
+#[derive(Debug, Clone)]
+pub struct Way {
+    pub network: Network,
+    /// The list that belongs to [`Network::Egress`].
+    pub egress: Option<Egress>,
+}
+
+impl From<Network> for Way {
+    fn from(network: Network) -> Way {
+        Way { network, egress: None }
+    }
+}
+
+impl Way {
+    /// Out to the servers of this list.
+    pub fn to(list: &Egress) -> Result<Way, Failure> {
+        let ports = list.ports().len();
+        if ports > outlet::MAX_PORTS {
+            return Err(Failure::usage(format!(
+                "--egress: {ports} different ports; a private builder has room for {}",
+                outlet::MAX_PORTS
+            )));
+        }
+        Ok(Way { network: Network::Egress(ListId::of(list)?), egress: Some(list.clone()) })
     }
 }
 
@@ -80,10 +155,12 @@ impl Place {
         };
         let root = root(env)?;
         for name in names(&root) {
-            for network in [Network::None, Network::Host] {
-                if root.join(&name).join(network.to_string()).is_dir() {
-                    found.push(Place::of(&name, network, env)?);
-                }
+            let dir = root.join(&name);
+            let mut networks: Vec<Network> =
+                names(&dir).iter().filter_map(|text| text.parse().ok()).collect();
+            networks.sort_unstable();
+            for network in networks.into_iter().filter(|network| dir.join(network.to_string()).is_dir()) {
+                found.push(Place::of(&name, network, env)?);
             }
         }
         Ok(found)
@@ -194,6 +271,19 @@ mod tests {
         assert_eq!(Place::all(&env).unwrap(), [place.clone(), forks.clone()]);
         assert!(!forks.dir().starts_with(place.dir().parent().unwrap()));
         fs::remove_dir_all(forks.dir().parent().unwrap()).unwrap();
+        // Another list is another place.
+        let list = |rule: &str| Egress::new([rule.parse().unwrap()], false);
+        let [one, two] = ["a.example", "b.example"].map(|rule| Way::to(&list(rule)).unwrap().network);
+        assert!(one != two && one == Way::to(&list("https://a.example:443")).unwrap().network);
+        let listed = Place::of("default", one, &env).unwrap();
+        listed.make().unwrap();
+        assert_eq!(Place::all(&env).unwrap(), [place.clone(), listed.clone()]);
+        fs::remove_dir_all(listed.dir()).unwrap();
+        for wrong in
+            ["", "None", "egress-", "egress-1", "egress-0000000G", "egress-+0000001", "egress-ABCDEF01"]
+        {
+            assert!(wrong.parse::<Network>().is_err(), "{wrong}");
+        }
         // Where others may write, they could put their own in its place.
         let daemons = dir.path().join("daemons");
         fs::set_permissions(&daemons, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();

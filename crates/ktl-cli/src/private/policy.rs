@@ -19,6 +19,11 @@ const OWN_NETWORK: &str = r#"
 clone_newnet: true
 mount { dst: "/sys" fstype: "sysfs" nosuid: true nodev: true noexec: true }
 "#;
+/// Names are asked for at the outlet, and servers are known by the certificates that the host trusts.
+const OUTLET: &str = r#"
+mount { src_content: "nameserver 127.0.0.1\n" dst: "/etc/resolv.conf" }
+mount { src: "/etc/ssl/certs" dst: "/etc/ssl/certs" is_bind: true mandatory: false }
+"#;
 /// The daemon's own branch of the hierarchy; runc refuses to start a container without one.
 const CGROUP: &str = r#"
 mount { dst: "/sys/fs/cgroup" fstype: "cgroup2" rw: true nosuid: true nodev: true noexec: true }
@@ -35,11 +40,12 @@ pub fn of(network: Network, ids: &Ids, limits: &str) -> Result<Policy, PolicyErr
 }
 
 fn text(network: Network) -> String {
-    let view = match network {
-        Network::None => OWN_NETWORK,
-        Network::Host => HOST_NETWORK,
+    let (view, way) = match network {
+        Network::None => (OWN_NETWORK, ""),
+        Network::Host => (HOST_NETWORK, ""),
+        Network::Egress(_) => (OWN_NETWORK, OUTLET),
     };
-    format!("{TEXT}{view}{CGROUP}")
+    format!("{TEXT}{view}{way}{CGROUP}")
 }
 
 #[cfg(test)]
@@ -47,9 +53,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_networks_parse() {
+    fn all_networks_parse() {
         let ids = Ids { uids: vec![(0, 7, 1), (1, 100_000, 65_535)], gids: vec![(0, 7, 1)], by_helper: true };
-        for (network, own) in [(Network::None, true), (Network::Host, false)] {
+        let egress = "egress-00000007".parse().unwrap();
+        for (network, own) in [(Network::None, true), (Network::Host, false), (egress, true)] {
             let json = of(network, &ids, "cgroup_pids_max: 7\n").unwrap().to_json();
             let field = |camel: &str, snake: &str| json.get(camel).or_else(|| json.get(snake)).cloned();
             assert_eq!(field("cloneNewnet", "clone_newnet"), Some(own.into()), "{network}");

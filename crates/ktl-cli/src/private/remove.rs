@@ -46,12 +46,20 @@ fn empty(place: &Place, env: &Env, ui: &Ui) -> Result<(), Failure> {
     let cache = plan::cache_dir(env, &facts)?;
     let ids = Ids::of(place, env)?;
     let programs = [OsStr::new("find")];
-    let room = Room { place, ids: &ids, sandbox: &sandbox, cache: &cache, limits: "", programs: &programs };
+    let room = Room {
+        place,
+        ids: &ids,
+        sandbox: &sandbox,
+        cache: &cache,
+        limits: "",
+        programs: &programs,
+        egress: None,
+    };
     let arguments = [STATE, "-mindepth", "1", "-delete"].map(Into::into).into();
     let log = Log::off(ui);
     let quiet = Ui { quiet: !ui.verbose, ..*ui };
     let (prepared, plan, _) = room.prepare(arguments, &log, &quiet)?;
-    match launch::exec(prepared, &plan, ui, || Ok(()))? {
+    match launch::exec(prepared, &plan, Vec::new(), ui, || Ok(()))? {
         Exit::Ok => Ok(()),
         other => Err(Failure::new(
             Exit::Unmet,

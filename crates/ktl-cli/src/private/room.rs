@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use buildsvc::egress::Egress;
 use sandbox_linux::{Bind, Overrides, Tenant};
 
 use super::ids::Ids;
@@ -34,6 +35,8 @@ pub struct Room<'a> {
     pub limits: &'a str,
     /// Names or paths of programs that are brought in.
     pub programs: &'a [&'a OsStr],
+    /// The list that the way out leads to, where there is one.
+    pub egress: Option<&'a Egress>,
 }
 
 impl Room<'_> {
@@ -65,6 +68,7 @@ impl Room<'_> {
             argv: std::iter::once(OsString::from(&program)).chain(arguments).collect(),
             program,
             files: Vec::new(),
+            outlet: self.egress.map(Egress::ports),
             promises: Some(prepared.promises()),
         };
         Ok((prepared, plan, name))
@@ -79,12 +83,14 @@ impl Room<'_> {
         }
         let mut env = self.sandbox.env.clone();
         env.push(("PATH".to_owned(), programs.path_var()));
+        let mut pass_fds = vec![fd::PLAN, fd::CONTROL, fd::RESULT];
+        pass_fds.extend(self.egress.map(|_| fd::OUTLET));
         Ok(Overrides {
             tenant: Tenant::Program,
             binds,
             env,
             cwd: PathBuf::from("/"),
-            pass_fds: vec![fd::PLAN, fd::CONTROL, fd::RESULT],
+            pass_fds,
             ..Overrides::default()
         })
     }

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use buildsvc::egress::Egress;
 use serde::{Deserialize, Serialize};
 
 use super::Place;
@@ -37,6 +38,8 @@ pub struct Settings {
     pub idle: u64,
     /// All that it kept goes with it.
     pub ephemeral: bool,
+    /// The servers that its way out leads to, where it has one.
+    pub egress: Option<Egress>,
 }
 
 impl Settings {
@@ -68,6 +71,7 @@ impl Settings {
             limits,
             idle: flags.idle_timeout.map_or(IDLE, |time| time.as_secs().max(1)),
             ephemeral: false,
+            egress: None,
         })
     }
 

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use super::settings::Settings;
 use super::supervisor::{self, COMMAND, READY};
 use super::terms::Terms;
-use super::{Lock, Network, Place, Record, limits, stop, trust};
+use super::{Lock, Network, Place, Record, Way, limits, stop, trust};
 use crate::builder::{Address, Candidate, DEFAULT_NAME};
 use crate::cli::PrivateFlags;
 use crate::dial::{self, Connection};
@@ -29,7 +29,7 @@ const REPLY_LIMIT: u64 = 64 << 10;
 pub fn ensure(
     candidates: Vec<Candidate>,
     flags: &PrivateFlags,
-    network: Network,
+    way: &Way,
     env: &Env,
     ui: &Ui,
 ) -> Result<(Vec<Candidate>, Option<Lock>), Failure> {
@@ -39,13 +39,13 @@ pub fn ensure(
         let settings = match &candidate.address {
             Address::Jail(name) => {
                 let name = trust::name(name, flags, env)?;
-                Settings::resolve(place(&name, network, env)?, flags, env)?
+                settings(&name, way, flags, env)?
             }
             Address::Ephemeral => {
                 // A name that nobody else has, and that no other run will have.
                 let name = format!("once-{:.16}", crate::commands::build::facts(env)?.nonce);
                 let name = trust::name(&name, flags, env)?;
-                Settings::resolve(place(&name, network, env)?, flags, env)?.ephemeral()
+                settings(&name, way, flags, env)?.ephemeral()
             }
             _ => {
                 found.push(candidate);
@@ -69,17 +69,16 @@ pub fn dial(
     candidates: Vec<Candidate>,
     tls: Option<&TlsFiles>,
     flags: &PrivateFlags,
-    network: Network,
+    way: &Way,
     env: &Env,
     ui: &Ui,
 ) -> Result<(Connection, Option<Lock>), Failure> {
-    let (candidates, lease) = ensure(candidates, flags, network, env, ui)?;
+    let (candidates, lease) = ensure(candidates, flags, way, env, ui)?;
     let not_found = match dial::dial(&candidates, tls, env, ui) {
         Err(failure) if candidates.iter().all(|candidate| !candidate.demanded) => failure,
         found => return found.map(|connection| (connection, lease)),
     };
-    let default = place(DEFAULT_NAME, network, env);
-    let Ok(settings) = default.and_then(|place| Settings::resolve(place, flags, env)) else {
+    let Ok(settings) = settings(DEFAULT_NAME, way, flags, env) else {
         return Err(not_found);
     };
     let lease = running(&settings, ui).map_err(|failure| {
@@ -93,6 +92,11 @@ pub fn dial(
 /// Sees to it that the daemon at `place` runs, whatever it is wanted for. The lease is to be held as long as it is used.
 pub fn lease(place: &Place, flags: &PrivateFlags, env: &Env, ui: &Ui) -> Result<Lock, Failure> {
     running(&Settings::resolve(place.clone(), flags, env)?, ui)
+}
+
+fn settings(name: &str, way: &Way, flags: &PrivateFlags, env: &Env) -> Result<Settings, Failure> {
+    let settings = Settings::resolve(place(name, way.network, env)?, flags, env)?;
+    Ok(Settings { egress: way.egress.clone(), ..settings })
 }
 
 /// Returns with the daemon running, and a lease on it.

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::ids::Ids;
 use super::room::{Room, SOCKETS, STATE};
 use super::settings::Settings;
-use super::{Lock, Place, Record, limits, remove};
+use super::{Lock, Place, Record, limits, outlet, remove};
 use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::guest::fd;
 use crate::launch;
 use crate::log::Log;
 use crate::plan::{self, LogPlan, SandboxPlan};
@@ -114,6 +115,7 @@ fn supervise(settings: &Settings, env: &Env, told: &mut Option<OwnedFd>) -> Resu
         cache: &settings.cache,
         limits: &limits.policy,
         programs: &programs,
+        egress: settings.egress.as_ref(),
     };
     let (prepared, plan, runtime) = room.prepare(arguments(settings), &log, &ui)?;
     let record = Record {
@@ -122,7 +124,17 @@ fn supervise(settings: &Settings, env: &Env, told: &mut Option<OwnedFd>) -> Resu
         runtime,
         settings: settings.clone(),
     };
-    let outcome = launch::exec(prepared, &plan, &ui, || {
+    let mut handed = Vec::new();
+    let mut way_out = None;
+    if let Some(egress) = &settings.egress {
+        let (ours, theirs) = UnixStream::pair().map_err(|error| failed("make its way out", error))?;
+        handed.push((theirs.into(), fd::OUTLET));
+        way_out = Some((ours, egress.clone()));
+    }
+    let outcome = launch::exec(prepared, &plan, handed, &ui, || {
+        if let Some((channel, egress)) = way_out {
+            outlet::serve(channel, egress);
+        }
         let told = told.take().map(File::from);
         let settings = settings.clone();
         std::thread::spawn(move || attend(&settings, &record, told));
@@ -163,6 +175,8 @@ fn arguments(settings: &Settings) -> Vec<OsString> {
         "--oci-worker=true".into(),
         "--containerd-worker=false".into(),
         runtime,
+        // The daemon's namespace, whatever network plug-ins are configured.
+        "--oci-worker-net=host".into(),
     ]
 }
 

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::ktl::World;
+use crate::ktl::{World, is_root};
+use crate::private::Private;
 use xtask::parts::{BaseImage, push_base_images};
 
 /// A server of files, at an address that is loopback and that no program leaves its proxy out for.
@@ -23,7 +24,11 @@ type Files = BTreeMap<String, Vec<u8>>;
 
 impl Mirror {
     fn start(files: Files) -> Mirror {
-        let listener = TcpListener::bind("127.0.0.2:0").unwrap();
+        Mirror::at("127.0.0.2", files)
+    }
+
+    fn at(host: &str, files: Files) -> Mirror {
+        let listener = TcpListener::bind((host, 0)).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (files, log) = (Arc::new(files), asked.clone());
@@ -222,30 +227,36 @@ fn apt_installs_from_what_is_listed() {
     let parts = &crate::ktl::PARTS;
     push_base_images(&parts.daemon, &parts.registry, &[BaseImage::Debian]).unwrap();
     let debian = BaseImage::Debian.reference(&parts.registry);
-    let world = World::with_dockerfile(&format!(
+    let private = Private(World::with_dockerfile(&format!(
         "FROM {debian}\n\
          RUN rm -rf /etc/apt/sources.list*; echo 'deb [trusted=yes] http://{at}/debian index/' > /etc/apt/sources.list; \
              apt-get update && apt-get install -y ktl-sample && cat /usr/share/ktl-sample\n"
-    ));
+    )));
+    let world = &private.0;
     let registry = parts.registry.address();
-    let listed = |rule: &str, record: &str| {
-        let args = ["--no-cache", "--progress=plain", "--egress", registry, "--egress-record", record];
-        world.build(&[&args[..], &["--egress", rule]].concat())
+    let listed = |rule: &str, record: &str, more: &[&str]| {
+        let args = ["--no-cache", "--egress", registry, "--egress", rule, "--egress-record", record];
+        private.build(&[&args[..], more].concat())
     };
     let all = format!("{at}/debian");
-    listed(&all, "one").ok().says(" sampled");
-    listed(&all, "two").ok();
+    listed(&all, "one", &[]).ok().says(" sampled");
+    listed(&all, "two", &[]).ok();
     let record = world.read("one");
     assert_eq!(record, world.read("two"));
+    if is_root("apt_installs_from_what_is_listed on a private builder") {
+        listed(&all, "private", &["--builder", "jail://"]).ok().says(" sampled");
+        assert_eq!(record, world.read("private"), "the same record, whoever builds");
+    }
     let body =
         |line: &serde_json::Value| line["url"].as_str().is_some_and(|url| url.ends_with("ktl-sample.deb"));
     let lines: Vec<serde_json::Value> =
         record.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let deb = lines.iter().find(|line| body(line)).unwrap_or_else(|| panic!("{record}"));
     assert_eq!(deb["sha256"], hex(&repository(scratch.path())["/debian/pool/./ktl-sample.deb"]));
-    // The index alone is not enough.
-    let ran = listed(&format!("{at}/debian/index"), "three").ends_with(1);
+    // The index alone is not enough, and the record of a build that fails is there as well.
+    let ran = listed(&format!("{at}/debian/index"), "three", &[]).ends_with(1);
     ran.says("403").says(&format!("[egress] denied http://{at}/debian/pool/./ktl-sample.deb"));
+    assert!(world.read("three").contains("denied"));
 
     // What was learned is what suffices.
     let learn = ["--no-cache", "--egress", registry, "--egress", &all, "--egress-learn", "list"];
@@ -253,4 +264,69 @@ fn apt_installs_from_what_is_listed() {
     let list = world.read("list");
     assert!(list.contains(&all) && list.contains(registry), "{list}");
     world.build(&["--no-cache", "--egress", "@list"]).ok();
+}
+
+#[test]
+fn a_private_builder_has_no_other_way_out() {
+    if !is_root("a_private_builder_has_no_other_way_out") {
+        return;
+    }
+    let inside = Mirror::at("127.0.0.1", files(&[("/x", "x")]));
+    let port = inside.address.rsplit(':').next().unwrap();
+    let other = Mirror::start(files(&[("/elsewhere", "no")]));
+    let away = format!("->http://{}/elsewhere", other.address);
+    let mirror = Mirror::start(files(&[("/good/a", "a"), ("/good/away", &away), ("/secret", "s")]));
+    let at = &mirror.address;
+    let private = Private::new("COPY steps /\nRUN sh /steps\n");
+    let steps = [
+        format!("wget -q -O- http://{at}/good/a | grep -qx a && echo reached a"),
+        format!("wget -O- http://{at}/secret 2>&1 || echo secret not reached"),
+        format!("wget -O- http://localhost:{port}/x 2>&1 || echo inside not reached"),
+        format!("nc -w 3 {} </dev/null && echo reached past the proxy", at.replace(':', " ")),
+        "true".to_owned(),
+    ];
+    private.0.write("ctx/steps", steps.join("\n"));
+    let good = format!("http://{at}/good");
+    let localhost = format!("localhost:{port}");
+    let listed = ["--no-cache", "--egress", &good, "--egress", &localhost, "--egress-record"];
+    for runtime in ["native", "nsjail"] {
+        let name = format!("jail://{runtime}");
+        let mut command = private.command();
+        command.env("KTL_SANDBOX_RUNTIME", runtime).args([
+            "build",
+            "ctx",
+            "--progress=plain",
+            "--builder",
+            &name,
+        ]);
+        let ran = private.0.run(command.args(listed).arg(runtime)).ok();
+        let ran = ran.says("reached a").says("secret not reached").says("inside not reached").says("502");
+        ran.says_not("past the proxy").says_not("unproven").says("(network egress-");
+        assert!(!mirror.was_asked("/secret") && !inside.was_asked("/x"));
+        let log = private.builder(&["logs", runtime]).ok().stdout;
+        assert!(log.contains(&format!("localhost:{port} was not reached: it leads to 127.0.0.1")), "{log}");
+    }
+    assert_eq!(private.0.read("native"), private.0.read("nsjail"));
+
+    // Where the address is named as well, the name leads there; and that is another builder.
+    let address = format!("127.0.0.1:{port}");
+    let jail = ["--builder", "jail://native", "--egress", &address];
+    let ran = private.build(&[&jail[..], &listed[..5]].concat()).ok();
+    ran.says_not("inside not reached").says("started jail://native (network egress-");
+    assert!(inside.was_asked("/x"));
+    let listing = private.builder(&["ls"]).ok().stdout;
+    assert_eq!(listing.matches("egress-").count(), 6, "three builders, with their sockets: {listing}");
+
+    // A redirect of an ADD is followed by the daemon itself: a plain one reaches what it was never asked about.
+    private.0.write("ctx/Dockerfile", format!("FROM scratch\nADD http://{at}/good/away /\n"));
+    let plain = private.command().args(["build", "ctx", "--no-cache", "--egress", &good]).output().unwrap();
+    assert!(plain.status.success() && other.was_asked("/elsewhere"));
+    private
+        .build(&["--no-cache", "--builder", "jail://", "--egress", &good])
+        .ends_with(1)
+        .says("connection refused");
+    private
+        .build(&["--no-cache", "--builder", "jail://", "--egress", "other.example"])
+        .ends_with(5)
+        .says("no rule");
 }

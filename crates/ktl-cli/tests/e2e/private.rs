@@ -14,7 +14,7 @@ pub const BUSYBOX: &str =
     "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";
 
 /// A world whose private builders end with it.
-pub struct Private(World);
+pub struct Private(pub World);
 
 impl Private {
     /// With these steps after those that make a busybox.

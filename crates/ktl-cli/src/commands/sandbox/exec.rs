@@ -158,11 +158,12 @@ fn exec(args: &ExecArgs, verbose: u8, facts: &Facts, env: &Env, log: &Log, ui: &
         program,
         argv: errand.argv,
         files: if brought.buildx { vec![room::buildx_record()] } else { Vec::new() },
+        outlet: None,
         promises: Some(prepared.promises()),
     };
     let Ways { door, gate, tidier } = ways;
     let mut serving = None;
-    let outcome = launch::exec(prepared, &plan, ui, || {
+    let outcome = launch::exec(prepared, &plan, Vec::new(), ui, || {
         door.map(|door| door.serve(*ui)).transpose()?;
         serving = gate.map(Gate::serve).transpose()?;
         Ok(())
@@ -227,7 +228,8 @@ fn find_builder(args: &ExecArgs, env: &Env, ui: &Ui) -> Result<Found, Failure> {
     }
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
     let candidates = builder::candidates(&args.builder, env)?;
-    let (candidates, lease) = start::ensure(candidates, &args.builder.private, Network::Host, env, ui)?;
+    let (candidates, lease) =
+        start::ensure(candidates, &args.builder.private, &Network::Host.into(), env, ui)?;
     match dial::dial(&candidates, tls.as_ref(), env, ui) {
         Ok(connection) => {
             let found = candidates.into_iter().find(|candidate| candidate.address == connection.address);

@@ -36,7 +36,8 @@ pub(super) fn reach(flags: &BuilderFlags, env: &Env, ui: &Ui) -> Result<Reached,
     let candidates = builder::candidates(flags, env)?;
     let private =
         candidates.iter().any(|candidate| matches!(candidate.address, Address::Jail(_) | Address::Ephemeral));
-    let (candidates, _lease) = match start::ensure(candidates, &flags.private, Network::Host, env, ui) {
+    let (candidates, _lease) = match start::ensure(candidates, &flags.private, &Network::Host.into(), env, ui)
+    {
         Ok(started) => started,
         Err(failure) => {
             let checks = vec![Check::failure(About::Builder, "builder", failure)];
