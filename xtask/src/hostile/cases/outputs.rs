@@ -107,12 +107,10 @@ pub const CASES: &[Case] = &[
     local("outputs/late", "delivers after the build's end", |visit| Box::pin(late(visit))),
     local("outputs/endless-list", "lists a million files with long names", |visit| {
         Box::pin(endless_list(visit))
-    })
-    .ends(&[1]),
+    }),
     local("outputs/many-attributes", "lists files with extended attributes without end", |visit| {
         Box::pin(many_attributes(visit))
-    })
-    .ends(&[1]),
+    }),
     local("outputs/many-streams", "delivers 300 times at once", |visit| Box::pin(many_streams(visit))),
 ];
 
