@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use buildsvc::digest::Digest;
+use buildsvc::egress::Egress;
 use sandbox_linux::{Policy, Runtime};
 use sha2::Digest as _;
 
@@ -41,11 +42,18 @@ pub fn builder(
     attributes: &mut Attributes,
     private: Option<Network>,
     hermetic: Hermetic,
+    egress: Option<&Egress>,
 ) -> Result<(), Failure> {
     let forced = attributes.get("force-network-mode").cloned();
+    let listed = egress.map(|_| "egress".to_owned());
     // What a plain builder's default is, only that knows.
-    let network = forced.or_else(|| private.map(|network| network.to_string()));
+    let network = forced.or(listed).or_else(|| private.map(|network| network.to_string()));
     set(attributes, "network", network.unwrap_or_else(|| "default".to_owned()));
+    if let Some(list) = egress {
+        let list = serde_json::to_vec(list)
+            .map_err(|error| Failure::internal(format!("the list of servers: {error}")))?;
+        set(attributes, "egress.digest", Digest::sha256(&sha2::Sha256::digest(list).into()).to_string());
+    }
     match hermetic {
         Hermetic::Off => {}
         Hermetic::BestEffort => set(attributes, "hermetic", "best-effort".to_owned()),
@@ -95,7 +103,7 @@ mod tests {
     fn networks_and_builders() {
         let facts = |attributes: &[(&str, &str)], private, hermetic| {
             let mut all = attributes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-            builder(&mut all, private, hermetic).unwrap();
+            builder(&mut all, private, hermetic, None).unwrap();
             all
         };
         let plain = facts(&[], None, Hermetic::Off);
@@ -113,5 +121,14 @@ mod tests {
             [Network::None, Network::Host].map(|network| facts(&[], Some(network), Hermetic::Off));
         assert_eq!((none["ktl.network"].as_str(), host["ktl.network"].as_str()), ("none", "host"));
         assert_ne!(none["ktl.builder.policy.digest"], host["ktl.builder.policy.digest"]);
+        let listed = |rules: &[&str]| {
+            let list = Egress::new(rules.iter().map(|rule| rule.parse().unwrap()), false);
+            let mut all = Attributes::new();
+            builder(&mut all, Some(Network::Host), Hermetic::Off, Some(&list)).unwrap();
+            (all["ktl.network"].clone(), all["ktl.egress.digest"].clone())
+        };
+        assert_eq!(listed(&["a.org", "b.org"]), listed(&["b.org", "a.org"]));
+        assert_eq!(listed(&["a.org"]).0, "egress");
+        assert_ne!(listed(&["a.org"]).1, listed(&["b.org"]).1);
     }
 }

@@ -111,7 +111,9 @@ fn build(
         plan::for_engine(&mut plan, &mut host, store)?;
     }
     let host = &host;
-    attested::builder(&mut plan.build.frontend_attrs, lease.is_some().then_some(way.network), plan.hermetic)?;
+    let private_network = lease.is_some().then_some(way.network);
+    let list = plan.egress.as_ref();
+    attested::builder(&mut plan.build.frontend_attrs, private_network, plan.hermetic, list)?;
     if let Some(locked) = &host.locked {
         attested::lock(&mut plan.build.frontend_attrs, &locked.lock.digest());
     }

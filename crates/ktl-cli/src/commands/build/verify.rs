@@ -120,6 +120,8 @@ fn asks_for_nothing(args: &BuildArgs) -> bool {
         && result.metadata_file.is_none()
         && result.iidfile.is_none()
         && result.report.is_none()
+        && args.egress.egress_learn.is_none()
+        && args.egress.egress_record.is_none()
         && args.build.cache_to.is_empty()
 }
 
@@ -285,6 +287,10 @@ fn compare(args: &mut BuildArgs, dir: &Path, name: &str) -> Result<(), Failure> 
     (result.push, result.load) = (false, false);
     (result.metadata_file, result.iidfile) = (None, None);
     result.report = Some(dir.join(format!("{name}.json")));
+    if let Some(learned) = &mut args.egress.egress_learn {
+        *learned = dir.join(format!("{name}.egress"));
+    }
+    args.egress.egress_record = None;
     args.build.cache_to.clear();
     Ok(())
 }
