@@ -19,6 +19,7 @@ Commands:
   attack  Show ktl, buildctl and buildx to a hostile daemon, case by case; exit 1 when ktl is not safe
   hostile CASE --listen unix:PATH
           Be that daemon for one case, until interrupted; prints what it came by. Without CASE, list the cases
+  fuzz    A million damaged messages through all that reads what a builder sends; minutes
   setup   Install what the others need; they call it themselves
 
 setup uses what is on PATH when it is new enough, and puts the rest below .tools. It installs Debian packages as root
@@ -45,6 +46,7 @@ Options of bench:
 enum Action {
     Help,
     Setup,
+    Fuzz,
     Demo(Vec<demo::Demo>),
     Test,
     Bench(bench::Request),
@@ -78,6 +80,7 @@ fn run(action: Action) -> Result<u8> {
     match action {
         Action::Help => print!("{HELP}"),
         Action::Setup => setup::run()?,
+        Action::Fuzz => return test::fuzz(),
         Action::Demo(demos) => return demo::run(&demos).map(|held| u8::from(!held)),
         Action::Test => return test::run(),
         Action::Bench(request) => bench::run(&request)?,
@@ -105,6 +108,7 @@ fn parse(arguments: &[String]) -> Result<Action> {
     let action = match command.as_str() {
         "help" => Action::Help,
         "setup" => Action::Setup,
+        "fuzz" => Action::Fuzz,
         "demo" => return demo::parse(rest).map(Action::Demo),
         "test" => Action::Test,
         "bench" if rest.iter().any(|option| option == "--jail") => {

@@ -25,6 +25,15 @@ pub fn run() -> Result<u8> {
     tests()
 }
 
+/// A million damaged messages, by the tests that the suite leaves out.
+pub fn fuzz() -> Result<u8> {
+    let mut step = cargo(&["test", "-p", "buildsvc", "--lib", "a_million_damaged"]);
+    step.args(["--", "--ignored", "--nocapture"]);
+    eprintln!("\n$ {}", command::line(&step));
+    let status = step.status().with_context(|| format!("start {}", command::line(&step)))?;
+    Ok(exit_code(status))
+}
+
 /// Runs all tests, passes their output on as it comes, and closes with the counts.
 fn tests() -> Result<u8> {
     let mut step = cargo(&["test", "--workspace", "--no-fail-fast"]);

@@ -17,6 +17,8 @@ pub mod error;
 pub mod event;
 pub mod export;
 mod failure;
+#[cfg(test)]
+mod fuzz;
 mod gateway;
 pub mod identity;
 pub mod lock;

@@ -98,6 +98,7 @@ pub async fn run(
         stores: Default::default(),
         upload: None,
         verifier: None,
+        witness: None,
     };
     let attached = session.open(client, limit).await?;
     let reference = identity::fresh();

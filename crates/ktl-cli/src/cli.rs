@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::commands::audit::AuditArgs;
 use crate::commands::builder::BuilderArgs;
 use crate::commands::lock::LockArgs;
 use crate::commands::sandbox::SandboxArgs;
@@ -48,6 +49,7 @@ pub enum Command {
     Lock(Box<LockArgs>),
     Sandbox(Box<SandboxArgs>),
     Builder(BuilderArgs),
+    Audit(AuditArgs),
     DialStdio(Box<DialStdioArgs>),
     Completion(CompletionArgs),
     Man(ManArgs),
@@ -246,6 +248,9 @@ pub struct ResultFlags {
     /// Keep set-user-id bits of files in a local output, and let devices in
     #[arg(long)]
     pub output_privileged: bool,
+    /// Append to this file what the builder asked for and what became of it, as JSON lines; `ktl audit show` reads it
+    #[arg(long, value_name = "FILE")]
+    pub audit: Option<PathBuf>,
     /// Write the build's result metadata to this file as JSON
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,

@@ -23,7 +23,7 @@ use buildsvc::event::Event;
 use buildsvc::export::Receiver;
 use buildsvc::provenance::Detail;
 use buildsvc::provenance::Material;
-use buildsvc::session::{Output, Session, Sink, Upload};
+use buildsvc::session::{Output, Session, Sink, Upload, Witness};
 use buildsvc::store::ContentStore;
 use buildsvc::{build, provenance, version};
 use sandbox_linux::Proof;
@@ -254,8 +254,11 @@ async fn hold_conversation(
     let display = tokio::spawn(show(display, updates, noted, ledger.clone()));
 
     let guard = Arc::new(Guard::new(plan.context_guard));
-    let outcome = match session(plan, broker, outputs, upload, &guard) {
-        Ok(mut session) => {
+    let broker = BrokerClient::new(broker)
+        .map_err(|error| Failure::internal(format!("failed to use the broker's socket: {error}")));
+    let session = broker.and_then(|broker| Ok((session(plan, &broker, outputs, upload, &guard)?, broker)));
+    let outcome = match session {
+        Ok((mut session, reporter)) => {
             session.verifier = ledger.clone().map(|ledger| ledger as _);
             // The display ends with the last of those who tell events, and notes are to come before that.
             let open = events.clone();
@@ -269,6 +272,9 @@ async fn hold_conversation(
             )
             .await;
             watched::tell(&guard, &notes);
+            if plan.audit {
+                watched::report(&guard, &reporter);
+            }
             drop(open);
             outcome.map_err(|ended| watched::denial(&guard).map_or(ended, Ended::Refused))
         }
@@ -447,13 +453,11 @@ async fn converse(
 /// What this build offers to the daemon, and nothing else.
 fn session(
     plan: &BuildPlan,
-    broker: OwnedFd,
+    broker: &Arc<BrokerClient>,
     mut outputs: Vec<(i32, OwnedFd)>,
     upload: Option<OwnedFd>,
     guard: &Arc<Guard>,
 ) -> Result<Session, Failure> {
-    let broker = BrokerClient::new(broker)
-        .map_err(|error| Failure::internal(format!("failed to use the broker's socket: {error}")))?;
     let mut session = Session {
         shared_key: plan.shared_key.clone(),
         locals: Default::default(),
@@ -463,6 +467,7 @@ fn session(
         agents: plan.agents.iter().cloned().collect(),
         stores: Default::default(),
         upload: None,
+        witness: plan.audit.then(|| broker.clone() as Arc<dyn Witness>),
         verifier: None,
     };
     let hidden = crate::outputs::staging_name(&plan.nonce);

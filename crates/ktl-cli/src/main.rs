@@ -4,6 +4,7 @@
 //! [`guest::main`] proves the jail before it acts. See ARCHITECTURE.md.
 
 mod attested;
+mod audit;
 mod broker;
 mod builder;
 mod caches;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         cli::Command::Sandbox(args) => commands::sandbox::run(args, cli.verbose, &env),
         cli::Command::Builder(args) => commands::builder::run(args, cli.verbose, &env),
         cli::Command::DialStdio(args) => commands::dial_stdio::run(args, cli.verbose, &env),
+        cli::Command::Audit(args) => commands::audit::run(args),
         cli::Command::Completion(args) => commands::completion::run(args),
         cli::Command::Man(args) => commands::man::run(args),
     };

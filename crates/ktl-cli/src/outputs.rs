@@ -166,6 +166,15 @@ impl Opened {
         }
     }
 
+    /// Where it will be once it is committed, if that is a file or a directory.
+    pub fn landed(&self) -> Option<PathBuf> {
+        match self {
+            Opened::File(file) => Some(file.path.clone()),
+            Opened::Directory(directory) => Some(directory.path.clone()),
+            Opened::None | Opened::Stream(_) | Opened::Load { .. } => None,
+        }
+    }
+
     /// How many bytes the disk of the destination has left for it, where it has a disk.
     pub fn room(&self) -> Result<Option<u64>, Failure> {
         let found = match self {

@@ -3,6 +3,8 @@
 use buildsvc::context::guard::{Finding, Guard};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::broker::{Ask, BrokerClient};
+
 use crate::exit::Exit;
 use crate::failure::Failure;
 
@@ -25,6 +27,13 @@ pub fn tell(guard: &Guard, notes: &UnboundedSender<String>) {
         say("[guard] They were sent to the builder. Name them in .dockerignore, or give them to RUN by --secret; \
              --context-guard=deny keeps them back, off says nothing."
             .to_owned());
+    }
+}
+
+/// The same for the audit.
+pub fn report(guard: &Guard, broker: &BrokerClient) {
+    for Finding { local, path, rule, .. } in guard.found().0 {
+        broker.report(&Ask::Found { local, path, rule: rule.to_owned() });
     }
 }
 

@@ -19,6 +19,8 @@ pub mod guard;
 mod ignorefile;
 mod local_dir;
 pub(crate) mod pattern;
+#[cfg(test)]
+mod races;
 pub mod send;
 pub(crate) mod stat;
 mod walk;

@@ -23,6 +23,7 @@ mod services_tests;
 mod sshforward;
 mod tunnel;
 mod upload;
+mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -33,6 +34,7 @@ use tokio::sync::mpsc;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::Server;
 use tonic::transport::server::Router;
+use tower::layer::util::{Identity, Stack};
 
 use crate::client::{self, Client, MAX_MESSAGE};
 use crate::context::LocalDir;
@@ -51,6 +53,7 @@ use bounds::Bounds;
 use deliveries::{Delivered, Deliveries};
 use filesend::FileSend;
 use host::Host;
+pub use witness::{Seen, Witness};
 
 /// What a build offers.
 #[derive(Debug)]
@@ -72,6 +75,8 @@ pub struct Session {
     pub stores: BTreeMap<String, ContentStore>,
     /// The context where it is an archive.
     pub upload: Option<Upload>,
+    /// Who is told of each request.
+    pub witness: Option<Arc<dyn Witness>>,
     /// Decides about each source; the build names the session for it.
     pub verifier: Option<Arc<dyn policy::Verifier>>,
 }
@@ -166,6 +171,7 @@ impl Session {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(MAX_CALLS)
+            .layer(witness::Witnessed(self.witness))
             .layer(Bounds)
             .add_service(HealthServer::new(health::Health))
             .add_service(
@@ -212,12 +218,12 @@ impl Session {
     }
 }
 
-/// What tonic makes of the one layer.
-type Bounded = tower::layer::util::Stack<Bounds, tower::layer::util::Identity>;
+/// What tonic makes of the layers.
+type Layered = Stack<Bounds, Stack<witness::Witnessed, Identity>>;
 
 /// A session before it is known to a daemon.
 struct Services {
-    router: Router<Bounded>,
+    router: Router<Layered>,
     methods: Vec<&'static str>,
     deliveries: Arc<Deliveries>,
     /// Ends with the last receiver at work.

@@ -96,6 +96,15 @@ struct Served {
 }
 
 async fn serve(mood: Mood, ids: &[&str], outputs: Vec<Option<Output>>) -> Served {
+    serve_to(mood, ids, outputs, None).await
+}
+
+async fn serve_to(
+    mood: Mood,
+    ids: &[&str],
+    outputs: Vec<Option<Output>>,
+    witness: Option<Arc<dyn Witness>>,
+) -> Served {
     let answers = Arc::new(Answers { mood, asked: AtomicUsize::new(0) });
     let session = Session {
         shared_key: String::new(),
@@ -106,6 +115,7 @@ async fn serve(mood: Mood, ids: &[&str], outputs: Vec<Option<Output>>) -> Served
         agents: ids.iter().map(|id| id.to_string()).collect(),
         stores: BTreeMap::new(),
         upload: None,
+        witness,
         verifier: None,
     };
     let Services { router, methods, deliveries, handlers } = session.services();
@@ -134,6 +144,7 @@ async fn sources_are_decided_one_by_one() {
         agents: Default::default(),
         stores: BTreeMap::new(),
         upload: None,
+        witness: None,
         verifier: Some(Arc::new(Beginning("https://good.example/"))),
     };
     let services = session.services();
@@ -158,7 +169,7 @@ async fn sources_are_decided_one_by_one() {
     assert_eq!(code(client.check_policy(nothing).await), Code::InvalidArgument);
 }
 
-async fn connect(router: Router<Bounded>) -> Channel {
+async fn connect(router: Router<Layered>) -> Channel {
     let (daemon, ours) = tokio::io::duplex(1 << 16);
     router.serve_with_incoming(tokio_stream::once(Ok::<_, Infallible>(ours))).await.unwrap();
     let mut once = Some(TokioIo::new(daemon));
@@ -405,4 +416,36 @@ async fn an_archive_has_only_so_much_room() {
     assert_eq!(code(deliver(&served, 0, &[b"ab", b"cd"]).await), Code::Aborted);
     let Err(BuildError::Output { source, .. }) = arrived(served).await else { panic!("no error") };
     assert_eq!(source.kind(), std::io::ErrorKind::FileTooLarge);
+}
+
+#[derive(Debug, Default)]
+struct Notebook(std::sync::Mutex<Vec<Seen>>);
+
+impl Witness for Notebook {
+    fn saw(&self, request: Seen) {
+        self.0.lock().unwrap().push(request);
+    }
+}
+
+#[tokio::test]
+async fn every_request_is_witnessed() {
+    let notebook = Arc::new(Notebook::default());
+    let (_, output) = archive();
+    let served = serve_to(Mood::Gives, &["known"], vec![output], Some(notebook.clone())).await;
+    deliver(&served, 0, &[b"1234"]).await.unwrap();
+    assert!(deliver(&served, 7, &[]).await.is_err());
+    let mut client = tonic::client::Grpc::new(served.channel.clone());
+    client.ready().await.unwrap();
+    let path = PathAndQuery::from_static("/nobody.Has/This");
+    let codec = ProstCodec::<wire::BytesMessage, wire::BytesMessage>::default();
+    assert!(client.unary(Request::new(wire::BytesMessage::default()), path, codec).await.is_err());
+    let seen = notebook.0.lock().unwrap().clone();
+    let lines: Vec<_> = seen.iter().map(|s| (s.method.as_str(), s.end.as_str(), s.why.as_str())).collect();
+    let method = "/moby.filesync.v1.FileSend/DiffCopy";
+    assert_eq!(lines[0], (method, "ok", ""));
+    assert_eq!(lines[1], (method, "refused", "NotFound: exporter 7 has no output on this side"));
+    assert_eq!((lines[2].0, lines[2].1), ("/nobody.Has/This", "refused"));
+    assert!(lines[2].2.starts_with("Unimplemented"), "{lines:?}");
+    assert_eq!(seen[0].about["buildkit-attachable-exporter-id"], ["0"]);
+    assert!(seen[0].received > 4 && lines.len() == 3);
 }

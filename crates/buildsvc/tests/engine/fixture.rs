@@ -124,6 +124,7 @@ impl Job {
                 agents: BTreeSet::new(),
                 stores: BTreeMap::new(),
                 upload: None,
+                witness: None,
                 verifier: None,
             },
             cancel: CancellationToken::new(),

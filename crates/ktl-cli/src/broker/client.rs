@@ -16,11 +16,15 @@ use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::JoinHandle;
 
 use buildsvc::session::host::{Access, Credentials, Host, HostError, Opener, Secret, Token, TokenRequest};
+use buildsvc::session::{Seen, Witness};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::message::{Answer, Ask, REQUEST_TAIL_LIMIT, Reply, Request, VERSION};
 use super::secret;
 use super::wire::{self, Descriptors};
+
+/// Reports of one method; a desk keeps no more of them.
+const REPORTS: u64 = 2000;
 
 /// Questions at once that are not for files. Below the desk's own limit.
 const UNDER_WAY: usize = 32;
@@ -30,6 +34,7 @@ pub struct BrokerClient {
     next: AtomicU64,
     waiting: Arc<Waiting>,
     turns: Arc<Semaphore>,
+    reports: Mutex<HashMap<String, u64>>,
     reader: Option<JoinHandle<()>>,
 }
 
@@ -76,6 +81,7 @@ impl BrokerClient {
             next: AtomicU64::new(1),
             waiting,
             turns: Arc::new(Semaphore::new(UNDER_WAY)),
+            reports: Mutex::default(),
             reader: Some(reader),
         }))
     }
@@ -96,6 +102,13 @@ impl BrokerClient {
                 table.remove(&id);
             }
         })
+    }
+
+    /// Tells the desk something that it does not answer. A desk that is gone has nobody to tell.
+    pub fn report(&self, ask: &Ask) {
+        let Ok(header) = serde_json::to_vec(&Request { version: VERSION, id: 0, ask }) else { return };
+        let socket = self.socket.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _ = wire::send(&socket, &header, &[], None);
     }
 
     async fn ask(&self, ask: Ask, tail: &[u8]) -> Result<Full, HostError> {
@@ -216,6 +229,21 @@ impl Host for BrokerClient {
         match self.ask(Ask::HasAgent { id: id.into() }, &[]).await?.answer {
             Answer::Exists(exists) => Ok(exists),
             _ => Err(wrong()),
+        }
+    }
+}
+
+impl Witness for BrokerClient {
+    fn saw(&self, request: Seen) {
+        let mut reports = self.reports.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let known = reports.contains_key(&request.method);
+        let method = if known || reports.len() < 100 { request.method.clone() } else { String::new() };
+        let count = reports.entry(method).or_default();
+        *count += 1;
+        let tell = *count <= REPORTS;
+        drop(reports);
+        if tell {
+            self.report(&Ask::Saw(request));
         }
     }
 }

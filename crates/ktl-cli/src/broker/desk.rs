@@ -13,7 +13,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Scope};
 
-use buildsvc::session::host::Secret;
+use buildsvc::session::host::{Secret, TokenRequest};
+use serde_json::json;
 
 use super::agent::{Agents, Forward};
 use super::message::{Answer, Ask, Envelope, REQUEST_TAIL_LIMIT, Reply, VERSION};
@@ -25,6 +26,7 @@ use super::secret::Secrets;
 use super::seed::Seeds;
 use super::stop::Stop;
 use super::wire::{self, Descriptors, Frame};
+use crate::audit::Audit;
 
 /// Questions that may be under way at once. A guest that keeps to its own limit never meets this one.
 const UNDER_WAY: usize = 64;
@@ -38,6 +40,7 @@ pub struct Desk {
     secrets: Secrets,
     agents: Agents,
     locals: Locals,
+    audit: Audit,
 }
 
 /// An answer with what travels beside its header.
@@ -85,6 +88,7 @@ impl Desk {
             secrets: Secrets::new(rules.secrets),
             agents: Agents::new(rules.agents, path, rules.max_signatures),
             locals: Locals::new(rules.locals),
+            audit: rules.audit,
         }
     }
 
@@ -142,12 +146,16 @@ impl<'a> Sitting<'a> {
                     continue;
                 }
             };
+            if self.note(&ask) {
+                continue;
+            }
             self.book.asked(ask.kind());
             if let Ask::Open { local, access } = &ask {
                 let full = match self.desk.locals.open(local, &tail, *access) {
                     Ok(file) => Full::descriptor(file, None),
                     Err(errno) => Answer::Errno(errno.raw_os_error()).into(),
                 };
+                self.write_down(&ask, &tail, ("ok", ""));
                 self.reply(id, full)?;
                 continue;
             }
@@ -175,6 +183,7 @@ impl<'a> Sitting<'a> {
         let result = self.find(ask, tail);
         self.under_way.fetch_sub(1, Ordering::SeqCst);
         // A reply that cannot be written means that the guest is gone, which the reading thread sees as well.
+        self.write_down(ask, tail, outcome(&result));
         match result {
             Ok(mut full) => {
                 let forward = full.forward.take();
@@ -226,8 +235,52 @@ impl<'a> Sitting<'a> {
                 Some((end, forward)) => Full::descriptor(end, Some(forward)),
                 None => Answer::Nothing.into(),
             },
-            Ask::Open { .. } => return Err(Denial::Rule("files are opened in turn".into())),
+            Ask::Open { .. } | Ask::Saw(_) | Ask::Found { .. } => {
+                return Err(Denial::Rule("this is answered in turn".into()));
+            }
         })
+    }
+
+    /// Takes a report, which is no question, and says whether it was one.
+    fn note(self, ask: &Ask) -> bool {
+        let audit = &self.desk.audit;
+        match ask {
+            Ask::Saw(seen) => {
+                let refused = seen.end == "refused";
+                let mut event = serde_json::to_value(seen).unwrap_or_default();
+                event["event"] = "request".into();
+                audit.tell(&seen.method, refused, &event);
+            }
+            Ask::Found { local, path, rule } => {
+                let event = json!({ "event": "finding", "local": local, "path": path, "rule": rule });
+                audit.tell("finding", false, &event);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// What was asked and how it ended, without anything that was given.
+    fn write_down(self, ask: &Ask, tail: &[u8], (end, why): (&str, &str)) {
+        if !self.desk.audit.is_on() {
+            return;
+        }
+        let about = match ask {
+            Ask::Credentials { host } | Ask::TokenAuthority { host } | Ask::SignChallenge { host, .. } => {
+                json!({ "host": host })
+            }
+            Ask::FetchToken(request) => {
+                let TokenRequest { host, realm, service, scopes, .. } = request;
+                json!({ "host": host, "realm": realm, "service": service, "scopes": scopes })
+            }
+            Ask::Secret { id } | Ask::Agent { id } | Ask::HasAgent { id } => json!({ "id": id }),
+            Ask::Open { local, access } => {
+                json!({ "local": local, "path": String::from_utf8_lossy(tail), "access": access })
+            }
+            Ask::Saw(_) | Ask::Found { .. } => return,
+        };
+        let event = json!({ "event": "broker", "kind": ask.kind(), "about": about, "end": end, "why": why });
+        self.desk.audit.tell(ask.kind(), end == "refused", &event);
     }
 
     fn deny(self, id: u64, kind: &'static str, denial: &Denial) -> io::Result<()> {
@@ -253,6 +306,16 @@ impl<'a> Sitting<'a> {
     }
 }
 
+/// How a question ended, for the audit.
+fn outcome(result: &Result<Full, Denial>) -> (&'static str, &str) {
+    match result {
+        Ok(Full { answer: Answer::Nothing | Answer::Exists(false), .. }) => ("none", ""),
+        Ok(_) => ("ok", ""),
+        Err(denial @ (Denial::Rule(_) | Denial::Usual(_))) => ("refused", denial.text()),
+        Err(denial @ Denial::Failure(_)) => ("failed", denial.text()),
+    }
+}
+
 /// The question in `envelope`, or why there is none.
 fn understand(envelope: Envelope, tail: &[u8]) -> Result<Ask, String> {
     if envelope.version != VERSION {
@@ -264,7 +327,8 @@ fn understand(envelope: Envelope, tail: &[u8]) -> Result<Ask, String> {
         Ask::Credentials { host } | Ask::TokenAuthority { host } | Ask::SignChallenge { host, .. } => host,
         Ask::FetchToken(request) => &request.host,
         Ask::Secret { id } | Ask::Agent { id } | Ask::HasAgent { id } => id,
-        Ask::Open { local, .. } => local,
+        Ask::Open { local, .. } | Ask::Found { local, .. } => local,
+        Ask::Saw(seen) => &seen.method,
     };
     if name.len() > NAME_LIMIT || tail.len() > REQUEST_TAIL_LIMIT {
         return Err("a question with a name that is too long".into());

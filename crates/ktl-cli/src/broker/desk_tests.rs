@@ -59,6 +59,7 @@ impl Outside {
             ],
             agents: vec![AgentSource { id: "default".into(), kind: AgentKind::Keys(vec![self.path("key")]) }],
             locals: BTreeMap::from([("context".into(), File::open(self.path("context")).unwrap().into())]),
+            audit: Audit::default(),
             program_search_path: std::env::join_paths(
                 [self.dir.path().to_owned()]
                     .into_iter()

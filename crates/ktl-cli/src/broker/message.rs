@@ -3,6 +3,7 @@
 //! Every request carries a number that its reply repeats, so that a question which waits for a person does not hold up
 //! the others. Bytes that are secret or not text travel in the tail of the frame and are named in the comments here.
 
+use buildsvc::session::Seen;
 use buildsvc::session::host::{Access, TokenRequest};
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +58,14 @@ pub enum Ask {
         local: String,
         access: Access,
     },
+    /// No question: what the builder asked of the session. There is no answer.
+    Saw(Seen),
+    /// Nor is this: a file that a context should not hold.
+    Found {
+        local: String,
+        path: String,
+        rule: String,
+    },
 }
 
 impl Ask {
@@ -70,6 +79,7 @@ impl Ask {
             Ask::Secret { .. } => "secret",
             Ask::Agent { .. } | Ask::HasAgent { .. } => "ssh agent",
             Ask::Open { .. } => "file",
+            Ask::Saw(_) | Ask::Found { .. } => "report",
         }
     }
 }

@@ -32,6 +32,7 @@ pub mod wire;
 
 pub use client::BrokerClient;
 pub use desk::Desk;
+pub use message::Ask;
 pub use names::{Allowed, HUB, HUB_HOST, Names, Scheme, canonical};
 pub use program::{ProgramError, find as find_program, run as run_program};
 pub use realm::{hostname, is_loopback};

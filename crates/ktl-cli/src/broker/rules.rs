@@ -11,6 +11,7 @@ use buildsvc::dockerconfig::DockerConfig;
 use buildsvc::session::host::Secret;
 
 use super::names::Names;
+use crate::audit::Audit;
 
 /// The id that an ssh mount without one means.
 pub const DEFAULT_AGENT: &str = "default";
@@ -32,6 +33,8 @@ pub struct Rules {
     pub locals: BTreeMap<String, OwnedFd>,
     /// In the form of `PATH`: where `docker-credential-*`, `ssh-agent` and `ssh-add` are looked for.
     pub program_search_path: OsString,
+    /// Where all that is asked is written down.
+    pub audit: Audit,
 }
 
 /// One `--secret`.

@@ -21,6 +21,7 @@ use buildsvc::output::Destination;
 
 use super::answer;
 use crate::attested;
+use crate::audit::{self, Audit};
 use crate::broker::{Desk, Rules};
 use crate::builder;
 use crate::caches::PendingCaches;
@@ -70,15 +71,39 @@ fn settled(
     let intake = Intake::take(args, &facts, &plan::cache_dir(env, &facts)?)?;
     facts.scratch = intake.dir.clone();
     facts.piped = intake.piped.clone();
-    let (plan, host) = plan::resolve(args, verbose, env, &facts)?;
+    let (plan, mut host) = plan::resolve(args, verbose, env, &facts)?;
+    host.audit = Audit::open(args.result.audit.as_deref())?;
     told.hermetic = Some(plan.hermetic);
     refuse_tar_on_a_terminal(&host)?;
     let log = match host.sandbox {
         Some(_) => Log::open(&host.log, "build", &host.cache, ui)?,
         None => Log::off(ui),
     };
+    let audit = host.audit.clone();
     let outcome = build(args, plan, host, env, &log, told, ui);
-    log.close(outcome)
+    audited(&audit, args, log.close(outcome), ui)
+}
+
+/// Ends the audit; one that could not be written ends a build that went well.
+fn audited(
+    audit: &Audit,
+    args: &BuildArgs,
+    outcome: Result<Exit, Failure>,
+    ui: &Ui,
+) -> Result<Exit, Failure> {
+    let exit = outcome.as_ref().map_or_else(|failure| failure.exit, |exit| *exit);
+    let refused = audit.end(exit.code());
+    if let (Ok(1..), Some(file)) = (&refused, &args.result.audit) {
+        let refused = refused.as_ref().copied().unwrap_or_default();
+        ui.note(format_args!(
+            "[audit] {refused} requests were refused: ktl audit show --refused {}",
+            file.display()
+        ));
+    }
+    match (outcome, refused) {
+        (Ok(Exit::Ok), Err(failure)) => Err(failure),
+        (outcome, _) => outcome,
+    }
 }
 
 fn build(
@@ -118,6 +143,7 @@ fn build(
         attested::lock(&mut plan.build.frontend_attrs, &locked.lock.digest());
     }
     told.builder = Some(plan.builder.clone());
+    host.audit.tell("begin", false, &audit::Begin::of(&plan.builder, &plan.build.reference));
     told.private = Some(lease.is_some());
     told.reference.clone_from(&plan.build.reference);
     if plan.hermetic.is_on() && !private {
@@ -188,7 +214,9 @@ fn build(
         Ok((Exit::Ok, Some(result))) => {
             let mut tamed = 0;
             for output in opened {
+                let landed = output.landed();
                 tamed += output.commit(host.output_privileged)?;
+                audit::output(&host.audit, landed)?;
             }
             if tamed > 0 {
                 ui.note(format_args!(
@@ -292,6 +320,7 @@ fn hold(
     if let Some(record) = desk.and_then(|thread| thread.join().ok()) {
         log.broker(&record);
         asked::tell(&record, ui);
+        audit::signatures(&host.audit, &record);
     }
     outcome
 }
@@ -390,6 +419,7 @@ fn rules(plan: &BuildPlan, host: &HostPlan, env: &Env, ui: &Ui) -> Result<Rules,
         max_signatures: host.max_signatures,
         locals,
         program_search_path: env.get("PATH").unwrap_or_default(),
+        audit: host.audit.clone(),
     })
 }
 

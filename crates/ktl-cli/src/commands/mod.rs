@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod answer;
+pub mod audit;
 pub mod build;
 pub mod builder;
 pub mod completion;

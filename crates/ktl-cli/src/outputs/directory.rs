@@ -26,7 +26,7 @@ pub enum Existing {
 #[derive(Debug)]
 pub struct PendingDirectory {
     pub staging: PathBuf,
-    path: PathBuf,
+    pub path: PathBuf,
     existing: Existing,
 }
 

@@ -52,6 +52,7 @@ pub use sandbox::{HostBind, LogPlan, SandboxPlan, client_log_plan, log_plan, san
 pub use sealed::{ExecPlan, GuestPlan, LookPlan, Sealing};
 pub use trust::names;
 
+use crate::audit::Audit;
 use crate::broker::{AgentSource, Allowed, SecretSource};
 use crate::cli::{BuildArgs, SandboxSwitch};
 use crate::depot;
@@ -121,6 +122,8 @@ pub struct BuildPlan {
     pub egress: Option<Egress>,
     /// The look from inside a step that comes first.
     pub inside: Option<InsidePlan>,
+    /// Everything that is asked of the session is reported.
+    pub audit: bool,
     /// The builder's address, for messages.
     pub builder: String,
     /// What the jail promises; `None` when the user chose to run without.
@@ -218,6 +221,8 @@ pub struct HostPlan {
     pub cache: PathBuf,
     pub sandbox: Option<SandboxPlan>,
     pub log: LogPlan,
+    /// Set by who runs the build: a plan opens nothing.
+    pub audit: Audit,
     /// Nothing was asked for that outlives the builder's cache.
     pub stays_in_cache: bool,
     /// And that is what was asked for.
@@ -377,6 +382,7 @@ pub fn resolve(
         hermetic: args.sandbox.hermetic,
         egress: egress::resolve(args, facts)?,
         inside: None,
+        audit: args.result.audit.is_some(),
         builder: String::new(),
         promises: None,
     };
@@ -424,6 +430,7 @@ pub fn resolve(
         cache,
         sandbox,
         log: client_log_plan(&args.sandbox.log, args.sandbox.json, facts)?,
+        audit: Audit::default(),
         stays_in_cache: results.stays_in_cache,
         cache_only: results.cache_only,
     };

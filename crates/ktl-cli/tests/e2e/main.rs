@@ -4,6 +4,7 @@
 
 mod attestations;
 mod attributes;
+mod audit;
 mod builders;
 mod caches;
 mod calls;
@@ -29,6 +30,7 @@ mod ktl;
 mod limits;
 mod names;
 mod offline;
+mod ordinary;
 mod outputs;
 mod parallel;
 mod parity;

@@ -101,7 +101,9 @@ fn registry_logins() {
         let broker = ran.stderr.lines().find(|line| line.starts_with("[broker] asked:")).unwrap_or_default();
         assert_eq!(broker.contains("token "), by_token, "{broker}");
         assert_eq!(broker.contains("credentials "), !by_token, "{broker}");
-        run(Some(dir), &["--sandbox=off", "--no-cache"]).ok();
+        let ran = run(Some(dir), &["--sandbox=off", "--no-cache"]).ok();
+        // Nothing of that is worth a word to anybody.
+        ran.says_not("refused").says_not("[guard]");
     }
 }
 
