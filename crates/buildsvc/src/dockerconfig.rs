@@ -156,15 +156,18 @@ impl DockerConfig {
             .collect()
     }
 
+    /// Whether a login that is filed under `key` is one of `host`.
+    pub fn is_for(key: &str, host: &str) -> bool {
+        let key = hostname(key);
+        if is_hub(host) { is_hub(key) } else { key == host }
+    }
+
     /// The login of `host` that the file itself holds. A file in which docker left an empty entry, as it does beside
     /// a credential helper, holds none.
     pub fn stored(&self, host: &str) -> Result<Option<Login>, DockerConfigError> {
         let server = DockerConfig::server(host);
         let exact = self.auths.get_key_value(server);
-        let like = self.auths.iter().filter(|(key, _)| {
-            let key = hostname(key);
-            if is_hub(host) { is_hub(key) } else { key == server }
-        });
+        let like = self.auths.iter().filter(|(key, _)| DockerConfig::is_for(key, host));
         for (key, entry) in exact.into_iter().chain(like) {
             let login = entry
                 .login()
@@ -182,7 +185,7 @@ fn is_hub(host: &str) -> bool {
 }
 
 /// `host[:port]` of a key as docker writes or once wrote it: bare, with a path, or a whole URL.
-fn hostname(key: &str) -> &str {
+pub fn hostname(key: &str) -> &str {
     let rest = key.split_once("://").map_or(key, |(_, rest)| rest);
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     &rest[..end]

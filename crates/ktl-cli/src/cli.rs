@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::commands::audit::AuditArgs;
 use crate::commands::builder::BuilderArgs;
 use crate::commands::lock::LockArgs;
+use crate::commands::login::LoginArgs;
+use crate::commands::logout::LogoutArgs;
 use crate::commands::sandbox::SandboxArgs;
 use crate::commands::stage::StageArgs;
 use crate::display::Mode;
@@ -50,6 +52,8 @@ pub enum Command {
     Sandbox(Box<SandboxArgs>),
     Builder(BuilderArgs),
     Audit(AuditArgs),
+    Login(LoginArgs),
+    Logout(LogoutArgs),
     DialStdio(Box<DialStdioArgs>),
     Completion(CompletionArgs),
     Man(ManArgs),

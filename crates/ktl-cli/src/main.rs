@@ -27,6 +27,7 @@ mod hermetic;
 mod inside;
 mod launch;
 mod log;
+mod login;
 mod look;
 mod outputs;
 mod piped;
@@ -71,6 +72,8 @@ fn main() -> ExitCode {
         cli::Command::Lock(args) => commands::lock::run(args, cli.verbose, &env),
         cli::Command::Sandbox(args) => commands::sandbox::run(args, cli.verbose, &env),
         cli::Command::Builder(args) => commands::builder::run(args, cli.verbose, &env),
+        cli::Command::Login(args) => commands::login::run(args, &env),
+        cli::Command::Logout(args) => commands::logout::run(args, &env),
         cli::Command::DialStdio(args) => commands::dial_stdio::run(args, cli.verbose, &env),
         cli::Command::Audit(args) => commands::audit::run(args),
         cli::Command::Completion(args) => commands::completion::run(args),

@@ -92,7 +92,7 @@ fn told(error: &RealmError) -> String {
     cause.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-fn challenge(host: &str, headers: &[String]) -> Result<Announced, AnnounceError> {
+pub(super) fn challenge(host: &str, headers: &[String]) -> Result<Announced, AnnounceError> {
     let mut bearer = None;
     let mut basic = false;
     for (scheme, parameters) in headers.iter().flat_map(|header| challenges(header)) {

@@ -84,7 +84,48 @@ impl Helpers {
         Ok(login)
     }
 
+    /// Has the helper `name` keep `login` for `server`.
+    pub fn store(&self, name: &str, server: &str, login: &Login, stop: &Stop) -> Result<(), HelperError> {
+        let (username, secret) = match login.identity_token.0.is_empty() {
+            true => (login.username.as_str(), &login.password),
+            false => (TOKEN_USER, &login.identity_token),
+        };
+        let secret = String::from_utf8_lossy(&secret.0);
+        let input = serde_json::json!({ "ServerURL": server, "Username": username, "Secret": secret });
+        self.call(name, "store", server, input.to_string().as_bytes(), stop).map(|_| ())
+    }
+
+    /// Has the helper `name` forget the login of `server`; one that knows of none is content.
+    pub fn erase(&self, name: &str, server: &str, stop: &Stop) -> Result<(), HelperError> {
+        self.call(name, "erase", server, server.as_bytes(), stop).map(|_| ())
+    }
+
     fn ask(&self, name: &str, server: &str, stop: &Stop) -> Result<Option<Login>, HelperError> {
+        let Some(printed) = self.call(name, "get", server, server.as_bytes(), stop)? else { return Ok(None) };
+        let (name, server) = (name.to_owned(), server.to_owned());
+        // Not serde's own text: it may quote the secret.
+        let answer: Answer = serde_json::from_slice(&printed).map_err(|error| HelperError::Malformed {
+            name,
+            server,
+            column: error.column(),
+        })?;
+        let secret = Secret(answer.secret.into_bytes());
+        Ok(Some(if answer.username == TOKEN_USER {
+            Login { identity_token: secret, ..Login::default() }
+        } else {
+            Login { username: answer.username, password: secret, ..Login::default() }
+        }))
+    }
+
+    /// What the helper prints; `None` when it has no login of that name.
+    fn call(
+        &self,
+        name: &str,
+        action: &str,
+        server: &str,
+        input: &[u8],
+        stop: &Stop,
+    ) -> Result<Option<Vec<u8>>, HelperError> {
         let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.is_empty() || name.len() > 64 || !name.chars().all(fine) {
             return Err(HelperError::Name(name.chars().take(64).collect()));
@@ -92,36 +133,28 @@ impl Helpers {
         let program = program::find(&self.search_path, &format!("docker-credential-{name}"))
             .ok_or_else(|| HelperError::Missing(name.to_owned()))?;
         let mut command = Command::new(program);
-        command.arg("get");
+        command.arg(action);
         let (name, server) = (name.to_owned(), server.to_owned());
-        let ended = match program::run(command, server.as_bytes(), self.time, stop) {
+        let ended = match program::run(command, input, self.time, stop) {
             Ok(ended) => ended,
             Err(source) => return Err(HelperError::Program { name, server, source }),
         };
-        if !ended.status.success() {
-            let printed = String::from_utf8_lossy(&ended.stdout);
-            if printed.trim() == NOT_FOUND {
-                return Ok(None);
-            }
-            // Helpers tell what is wrong on stdout; on either, what could be a login is not passed on.
-            let text = [printed, String::from_utf8_lossy(&ended.stderr)]
-                .iter()
-                .map(|text| text.trim())
-                .filter(|text| !text.is_empty() && !text.contains('{'))
-                .collect::<Vec<_>>()
-                .join(": ");
-            let text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(512).collect();
-            return Err(HelperError::Failed { name, server, status: ended.status, text });
+        if ended.status.success() {
+            return Ok(Some(ended.stdout));
         }
-        // Not serde's own text: it may quote the secret.
-        let answer: Answer = serde_json::from_slice(&ended.stdout)
-            .map_err(|error| HelperError::Malformed { name, server, column: error.column() })?;
-        let secret = Secret(answer.secret.into_bytes());
-        Ok(Some(if answer.username == TOKEN_USER {
-            Login { identity_token: secret, ..Login::default() }
-        } else {
-            Login { username: answer.username, password: secret, ..Login::default() }
-        }))
+        let printed = String::from_utf8_lossy(&ended.stdout);
+        if printed.trim() == NOT_FOUND {
+            return Ok(None);
+        }
+        // Helpers tell what is wrong on stdout; on either, what could be a login is not passed on.
+        let text = [printed, String::from_utf8_lossy(&ended.stderr)]
+            .iter()
+            .map(|text| text.trim())
+            .filter(|text| !text.is_empty() && !text.contains('{'))
+            .collect::<Vec<_>>()
+            .join(": ");
+        let text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(512).collect();
+        Err(HelperError::Failed { name, server, status: ended.status, text })
     }
 }
 
@@ -145,6 +178,35 @@ mod tests {
         let login = get(r#"echo '{"Username":"<token>","Secret":"refresh"}'"#).unwrap().unwrap();
         assert_eq!((login.username.as_str(), &login.identity_token.0[..]), ("", &b"refresh"[..]));
         assert_eq!(get("echo 'credentials not found in native keychain'; exit 1").unwrap(), None);
+    }
+
+    #[test]
+    fn helpers_keep_and_forget() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = dir.path().join("kept");
+        let body = format!(
+            "case $1 in store) cat >{0};; erase) [ -e {0} ] || {{ echo '{NOT_FOUND}'; exit 1; }}; rm {0};; esac",
+            kept.display()
+        );
+        script(dir.path(), "docker-credential-test", &body);
+        let search = std::env::join_paths([dir.path(), "/usr/bin".as_ref(), "/bin".as_ref()]).unwrap();
+        let helpers = Helpers::new(search, TIME);
+        let stop = Stop::new().unwrap();
+        let password = Login { username: "u".into(), password: Secret(b"p".into()), ..Login::default() };
+        let token = Login { identity_token: Secret(b"t".into()), ..password.clone() };
+        for (login, username, secret) in [(&password, "u", "p"), (&token, "<token>", "t")] {
+            helpers.store("test", "r.example", login, &stop).unwrap();
+            let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
+            let expected =
+                serde_json::json!({"ServerURL": "r.example", "Username": username, "Secret": secret});
+            assert_eq!(kept, expected);
+        }
+        helpers.erase("test", "r.example", &stop).unwrap();
+        assert!(!kept.exists());
+        helpers.erase("test", "r.example", &stop).unwrap();
+        script(dir.path(), "docker-credential-test", "echo locked; exit 1");
+        let error = helpers.store("test", "r.example", &password, &stop).unwrap_err().to_string();
+        assert!(error.contains("locked"), "{error}");
     }
 
     #[test]

@@ -86,6 +86,7 @@ struct Answer {
     access_token: Option<String>,
     expires_in: Option<i64>,
     issued_at: Option<String>,
+    refresh_token: Option<String>,
 }
 
 impl Realms {
@@ -95,15 +96,51 @@ impl Realms {
 
     /// Asks `url` for its status and its challenges, with no login and without following it anywhere.
     pub fn knock(&self, url: &str, local: bool) -> Result<(u16, Vec<String>), RealmError> {
+        let response = self.visit(url, local, None)?;
+        let challenges = response.headers().get_all("www-authenticate").iter();
+        let challenges = challenges.filter_map(|value| Some(value.to_str().ok()?.to_owned())).take(16);
+        Ok((response.status().as_u16(), challenges.collect()))
+    }
+
+    /// The status of `url` for somebody with this `Authorization`.
+    pub fn present(&self, url: &str, local: bool, authorization: &str) -> Result<u16, RealmError> {
+        Ok(self.visit(url, local, Some(authorization))?.status().as_u16())
+    }
+
+    fn visit(
+        &self,
+        url: &str,
+        local: bool,
+        authorization: Option<&str>,
+    ) -> Result<Response<Body>, RealmError> {
         let uri: Uri = url
             .parse()
             .map_err(|_| RealmError::Realm { realm: url.to_owned(), reason: "it is not a URL" })?;
         let realm = Realm { uri, local, name: url.to_owned() };
-        let response = self.agent(&realm, self.time.min(KNOCK_TIME)).get(&realm.uri).call();
-        let response = response.map_err(|source| RealmError::Fetch { realm: url.to_owned(), source })?;
-        let challenges = response.headers().get_all("www-authenticate").iter();
-        let challenges = challenges.filter_map(|value| Some(value.to_str().ok()?.to_owned())).take(16);
-        Ok((response.status().as_u16(), challenges.collect()))
+        let mut call = self.agent(&realm, self.time.min(KNOCK_TIME)).get(&realm.uri);
+        if let Some(authorization) = authorization {
+            call = call.header("Authorization", authorization);
+        }
+        call.call().map_err(|source| RealmError::Fetch { realm: url.to_owned(), source })
+    }
+
+    /// A token for a login that its user has just given, and the identity token that is to take its place: empty where the
+    /// server gives none, and that of the login where it has one.
+    pub fn sign_in(&self, request: &TokenRequest, login: &Login) -> Result<(Token, Secret), RealmError> {
+        if !login.identity_token.0.is_empty() {
+            return Ok((self.fetch(request, login)?, login.identity_token.clone()));
+        }
+        check(request)?;
+        let realm = realm(&request.realm, &request.host)?;
+        let credentials = login.credentials();
+        let more = [
+            ("account", credentials.username.as_str()),
+            ("client_id", request.client_id.as_str()),
+            ("offline_token", "true"),
+        ];
+        let answer = ask(&self.agent(&realm, self.time), &realm, request, &credentials, &more)?;
+        let identity = Secret(answer.refresh_token.clone().unwrap_or_default().into_bytes());
+        Ok((either(&realm, answer)?, identity))
     }
 
     /// A token for `request`, with what `login` holds; anonymous when it holds nothing.
@@ -232,7 +269,17 @@ fn get(
     request: &TokenRequest,
     credentials: &Credentials,
 ) -> Result<Token, RealmError> {
-    let mut call = agent.get(&realm.uri);
+    either(realm, ask(agent, realm, request, credentials, &[])?)
+}
+
+fn ask(
+    agent: &Agent,
+    realm: &Realm,
+    request: &TokenRequest,
+    credentials: &Credentials,
+    more: &[(&str, &str)],
+) -> Result<Answer, RealmError> {
+    let mut call = agent.get(&realm.uri).query_pairs(more.iter().copied());
     if !request.service.is_empty() {
         call = call.query("service", &request.service);
     }
@@ -243,7 +290,10 @@ fn get(
         let pair = format!("{}:{}", credentials.username, text(&credentials.secret));
         call = call.header("Authorization", format!("Basic {}", STANDARD.encode(pair)));
     }
-    let answer = read(realm, call.call())?;
+    read(realm, call.call())
+}
+
+fn either(realm: &Realm, answer: Answer) -> Result<Token, RealmError> {
     let either = answer.access_token.filter(|token| !token.is_empty()).or(answer.token);
     token(realm, either, answer.expires_in, answer.issued_at)
 }

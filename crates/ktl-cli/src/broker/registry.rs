@@ -292,7 +292,7 @@ impl Withheld {
 }
 
 /// All names of Docker Hub have one login.
-fn login_host(host: &str) -> String {
+pub fn login_host(host: &str) -> String {
     if canonical(host) == HUB { HUB_HOST.to_owned() } else { host.to_owned() }
 }
 

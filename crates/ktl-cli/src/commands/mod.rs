@@ -7,6 +7,8 @@ pub mod builder;
 pub mod completion;
 pub mod dial_stdio;
 pub mod lock;
+pub mod login;
+pub mod logout;
 pub mod man;
 pub mod sandbox;
 pub mod stage;

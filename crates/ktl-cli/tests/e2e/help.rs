@@ -14,6 +14,8 @@ fn help_is_as_reviewed() {
         ("ktl-builder-inspect", &["builder", "inspect", "--help"]),
         ("ktl-builder-du", &["builder", "du", "--help"]),
         ("ktl-builder-prune", &["builder", "prune", "--help"]),
+        ("ktl-login", &["login", "--help"]),
+        ("ktl-logout", &["logout", "--help"]),
         ("ktl-dial-stdio", &["dial-stdio", "--help"]),
         ("ktl-completion", &["completion", "--help"]),
         ("ktl-man", &["man", "--help"]),

@@ -28,6 +28,7 @@ mod jail;
 mod kill;
 mod ktl;
 mod limits;
+mod login;
 mod names;
 mod offline;
 mod ordinary;
