@@ -2,6 +2,7 @@
 
 pub mod annotation;
 pub mod attest;
+mod blob;
 pub mod build;
 pub mod cache;
 pub mod client;
@@ -20,6 +21,7 @@ mod failure;
 #[cfg(test)]
 mod fuzz;
 mod gateway;
+pub mod history;
 pub mod identity;
 pub mod lock;
 pub mod manifest;

@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::blob;
 use crate::client::{Client, refused};
 use crate::error::BuildError;
-use crate::proto::containerd::services::content::v1 as content;
 use crate::proto::moby::buildkit::v1 as wire;
 use crate::status::bounded;
 
@@ -109,7 +109,7 @@ pub async fn of_build(
             };
             let Some(attestation) = result.attestations.iter().find(is_provenance) else { continue };
             let kind = &attestation.annotations[PREDICATE_TYPE];
-            let predicate = read(client, &attestation.digest).await?;
+            let predicate = blob::read(client, DURING, &attestation.digest, MAX_BYTES).await?;
             let predicate = serde_json::from_slice(&predicate).map_err(|error| BuildError::Lost {
                 during: DURING,
                 detail: format!("the provenance is no JSON: {error}"),
@@ -118,23 +118,6 @@ pub async fn of_build(
         }
     }
     Ok(found)
-}
-
-async fn read(client: &Client, digest: &str) -> Result<Vec<u8>, BuildError> {
-    let request = content::ReadContentRequest { digest: digest.to_owned(), ..Default::default() };
-    let mut store = client.content();
-    let chunks = client.ask(DURING, ANSWER, store.read(request)).await?;
-    let mut chunks = chunks.map_err(|status| refused(DURING, &status))?.into_inner();
-    let mut bytes = Vec::new();
-    loop {
-        let chunk = client.ask(DURING, ANSWER, chunks.message()).await?;
-        let Some(chunk) = chunk.map_err(|status| refused(DURING, &status))? else { return Ok(bytes) };
-        if bytes.len() + chunk.data.len() > MAX_BYTES {
-            let detail = format!("the provenance is larger than {} MiB", MAX_BYTES >> 20);
-            return Err(BuildError::Lost { during: DURING, detail });
-        }
-        bytes.extend_from_slice(&chunk.data);
-    }
 }
 
 fn told(predicate: Value, is_v1: bool, detail: Detail) -> Value {

@@ -58,7 +58,7 @@ pub(crate) async fn follow(
 }
 
 /// The updates as they come; decoded whole, a small one may fill the memory.
-async fn subscribe(client: &Client, reference: &str) -> Result<Streaming<Bytes>, Status> {
+pub(crate) async fn subscribe(client: &Client, reference: &str) -> Result<Streaming<Bytes>, Status> {
     let mut call = tonic::client::Grpc::new(client.channel()).max_decoding_message_size(MAX_MESSAGE);
     call.ready().await.map_err(|error| Status::from_error(error.into()))?;
     let request = wire::StatusRequest { r#ref: reference.to_owned() }.encode_to_vec();

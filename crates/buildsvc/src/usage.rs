@@ -140,7 +140,7 @@ impl Client {
 }
 
 /// What the daemon itself answers, such as to a filter that makes no sense, is no loss of the connection.
-fn said_no(during: &'static str, status: &tonic::Status) -> BuildError {
+pub(crate) fn said_no(during: &'static str, status: &tonic::Status) -> BuildError {
     if is_broken(status) {
         return refused(during, status);
     }
@@ -181,7 +181,7 @@ impl From<wire::UsageRecord> for Record {
 }
 
 /// Between 1970 and 10000, which is what can be written down again.
-fn time(stamp: Option<Timestamp>) -> Option<SystemTime> {
+pub(crate) fn time(stamp: Option<Timestamp>) -> Option<SystemTime> {
     let stamp = stamp.filter(|stamp| (0..253_402_300_800).contains(&stamp.seconds))?;
     SystemTime::try_from(stamp).ok()
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::commands::audit::AuditArgs;
 use crate::commands::builder::BuilderArgs;
+use crate::commands::history::HistoryArgs;
 use crate::commands::lock::LockArgs;
 use crate::commands::login::LoginArgs;
 use crate::commands::logout::LogoutArgs;
@@ -54,6 +55,7 @@ pub enum Command {
     Audit(AuditArgs),
     Login(LoginArgs),
     Logout(LogoutArgs),
+    History(HistoryArgs),
     DialStdio(Box<DialStdioArgs>),
     Completion(CompletionArgs),
     Man(ManArgs),

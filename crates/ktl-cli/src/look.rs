@@ -1,13 +1,17 @@
-//! A look around from inside the jail: what `ktl sandbox probe`, `ktl sandbox doctor` and `ktl builder` start it for.
+//! A look around from inside the jail: what `ktl sandbox probe`, `ktl sandbox doctor`, `ktl builder` and
+//! `ktl history` start it for.
 //!
 //! The questions come in with the sealed plan, and only after the proof. A builder is asked from in here as well: it is
 //! untrusted, and the jail is where ktl talks to it.
+
+mod replaying;
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use buildsvc::client::{Client, Worker};
 use buildsvc::error::BuildError;
+use buildsvc::history::{Details, Forgotten, Listing, Which};
 use buildsvc::usage::{Pruning, Selection, Usage};
 use buildsvc::version;
 use sandbox_linux::{Answer, Proof};
@@ -17,6 +21,7 @@ use crate::failure::{Failure, chain};
 use crate::plan::LookPlan;
 use crate::report;
 use crate::stream::Stream;
+pub use replaying::Replaying;
 
 /// How long a builder may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,14 +45,29 @@ pub enum Question {
     Inspect,
     DiskUsage(Selection),
     Prune(Pruning),
+    History,
+    Recorded(Which),
+    /// To show a build's progress as it was.
+    Replay(Replaying),
+    /// To remove the records of these builds, or of all.
+    Forget(Option<Vec<String>>),
 }
 
-/// What it answers: to the first two questions of their own, to the others what it keeps or has removed.
+/// What it answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Said {
     Introduced(Introduced),
-    Inspected { version: String, workers: Vec<Worker> },
+    Inspected {
+        version: String,
+        workers: Vec<Worker>,
+    },
+    /// What it keeps or has removed.
     Usage(Usage),
+    History(Listing),
+    Recorded(Option<Box<Details>>),
+    /// Whether it knows the build.
+    Replayed(bool),
+    Forgotten(Forgotten),
 }
 
 /// A builder that gave no sensible answer.
@@ -96,6 +116,10 @@ fn put(question: &Question, connection: OwnedFd) -> Result<Result<Said, Refused>
             }
             Question::DiskUsage(selection) => client.disk_usage(selection).await.map(Said::Usage),
             Question::Prune(pruning) => client.prune(pruning).await.map(Said::Usage),
+            Question::History => client.history().await.map(Said::History),
+            Question::Recorded(which) => Ok(Said::Recorded(client.recorded(which).await?.map(Box::new))),
+            Question::Replay(replaying) => replaying.show(&client).await.map(Said::Replayed),
+            Question::Forget(which) => client.forget(which.as_deref()).await.map(Said::Forgotten),
         }
     });
     Ok(answer.map_err(|error: BuildError| Refused { code: report::exit_code(&error), why: chain(&error) }))

@@ -74,6 +74,7 @@ fn main() -> ExitCode {
         cli::Command::Builder(args) => commands::builder::run(args, cli.verbose, &env),
         cli::Command::Login(args) => commands::login::run(args, &env),
         cli::Command::Logout(args) => commands::logout::run(args, &env),
+        cli::Command::History(args) => commands::history::run(args, cli.verbose, &env),
         cli::Command::DialStdio(args) => commands::dial_stdio::run(args, cli.verbose, &env),
         cli::Command::Audit(args) => commands::audit::run(args),
         cli::Command::Completion(args) => commands::completion::run(args),

@@ -6,6 +6,7 @@ pub mod build;
 pub mod builder;
 pub mod completion;
 pub mod dial_stdio;
+pub mod history;
 pub mod lock;
 pub mod login;
 pub mod logout;

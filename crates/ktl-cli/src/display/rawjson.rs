@@ -254,7 +254,7 @@ fn range_line(range: &SourceRange) -> RangeLine {
 }
 
 /// UTC with as many digits of the second as it has. Years that RFC 3339 cannot write become its first or last moment.
-fn rfc3339(time: SystemTime) -> String {
+pub fn rfc3339(time: SystemTime) -> String {
     const LAST: u64 = 253_402_300_799;
     let (days, rest, nanos) = match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(since) => {

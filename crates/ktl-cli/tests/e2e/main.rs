@@ -21,6 +21,7 @@ mod failures;
 mod guard;
 mod help;
 mod hermetic;
+mod history;
 mod hostile;
 mod inputs;
 mod invariants;

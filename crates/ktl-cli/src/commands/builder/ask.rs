@@ -16,7 +16,12 @@ use crate::plan::{self, LookPlan};
 use crate::ui::Ui;
 
 /// What the builder answers.
-pub(super) fn ask(target: Target, question: Question, env: &Env, ui: &Ui) -> Result<Said, Failure> {
+pub(in crate::commands) fn ask(
+    target: Target,
+    question: Question,
+    env: &Env,
+    ui: &Ui,
+) -> Result<Said, Failure> {
     let facts = facts(env)?;
     let sandbox = plan::sandbox_plan(&Default::default(), false, env, &facts)?;
     let cache = plan::cache_dir(env, &facts)?;
@@ -58,6 +63,6 @@ pub(super) fn ask(target: Target, question: Question, env: &Env, ui: &Ui) -> Res
 }
 
 /// An answer to something else.
-pub(super) fn astray() -> Failure {
+pub(in crate::commands) fn astray() -> Failure {
     Failure::internal("the guest has answered another question")
 }

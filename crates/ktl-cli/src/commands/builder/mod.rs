@@ -1,12 +1,12 @@
 //! `ktl builder`: builders and what they keep.
 
-mod ask;
+pub(super) mod ask;
 mod cache;
 mod filter;
 mod inspect;
 mod own;
 pub mod size;
-mod target;
+pub(super) mod target;
 
 use clap::{Args, Subcommand};
 
@@ -68,7 +68,7 @@ pub fn run(args: &BuilderArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> 
 }
 
 /// Rows as columns that are wide enough, two spaces apart.
-fn columns(rows: &[Vec<String>]) -> String {
+pub(super) fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |n: usize| rows.iter().filter_map(|row| row.get(n)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..count).map(|n| width(n).unwrap_or(0)).collect();

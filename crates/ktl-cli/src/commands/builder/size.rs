@@ -53,7 +53,7 @@ fn scaled(bytes: u64, base: f64, units: [&str; 7]) -> String {
 }
 
 /// Coarsely: `About a minute`, `3 hours`, `2 weeks`.
-pub(super) fn age(age: Duration) -> String {
+pub fn age(age: Duration) -> String {
     let seconds = age.as_secs();
     let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
     match (seconds, minutes, hours) {

@@ -15,16 +15,16 @@ use crate::ui::Ui;
 
 /// A daemon to be asked.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(in crate::commands) struct Target {
     /// For people.
-    pub(super) name: String,
-    pub(super) connection: Connection,
+    pub(in crate::commands) name: String,
+    pub(in crate::commands) connection: Connection,
     /// Keeps a private daemon from stopping.
-    pub(super) _lease: Option<Lock>,
+    pub(in crate::commands) _lease: Option<Lock>,
 }
 
 /// The targets of a command; `named` is an address or a private builder's name.
-pub(super) fn of(
+pub(in crate::commands) fn of(
     named: Option<&str>,
     flags: &BuilderFlags,
     env: &Env,
