@@ -174,7 +174,8 @@ impl Room {
     fn is_private(&self) -> Result<bool, Failure> {
         let path = self.dir.join("first.json");
         let unread = |why: String| Failure::internal(format!("the report of the first build: {why}"));
-        let bytes = super::read_bounded(&path, REPORT_LIMIT).map_err(|error| unread(error.to_string()))?;
+        let bytes =
+            super::facts::read_bounded(&path, REPORT_LIMIT).map_err(|error| unread(error.to_string()))?;
         let report: serde_json::Value =
             serde_json::from_slice(&bytes).map_err(|error| unread(error.to_string()))?;
         report["private"].as_bool().ok_or_else(|| unread("it does not say which builder did it".to_owned()))
