@@ -284,9 +284,9 @@ pub struct DisplayFlags {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Builder")]
 pub struct BuilderFlags {
-    /// Address of the builder: unix://PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT][/SOCKET], docker:// for a Docker Engine, docker-container://NAME,
+    /// The builder, by the name that docker buildx keeps for it, or by its address: unix://PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT][/SOCKET], docker:// for a Docker Engine, docker-container://NAME,
     /// podman-container://NAME, nerdctl-container://NAME, kube-pod://POD, or jail://[NAME] for a private one: a buildkitd that
-    /// ktl runs in a jail of its own [also: KTL_BUILDER, BUILDKIT_HOST]
+    /// ktl runs in a jail of its own [also: KTL_BUILDER, BUILDKIT_HOST, BUILDX_BUILDER]
     #[arg(long, value_name = "ADDRESS")]
     pub builder: Option<String>,
     /// CA certificate of the builder, PEM (tcp only)

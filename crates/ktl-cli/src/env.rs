@@ -15,6 +15,10 @@ pub const KTL_BUILDER_CPUS: &str = "KTL_BUILDER_CPUS";
 pub const KTL_BUILDER_PIDS: &str = "KTL_BUILDER_PIDS";
 /// Address of the builder, as buildctl reads it; after [`KTL_BUILDER`].
 pub const BUILDKIT_HOST: &str = "BUILDKIT_HOST";
+/// A builder by the name that docker buildx keeps for it; after [`BUILDKIT_HOST`].
+pub const BUILDX_BUILDER: &str = "BUILDX_BUILDER";
+/// Directory of docker buildx's store; default `buildx` in docker's own directory.
+pub const BUILDX_CONFIG: &str = "BUILDX_CONFIG";
 /// Style of the progress, as `--progress`.
 pub const BUILDKIT_PROGRESS: &str = "BUILDKIT_PROGRESS";
 /// The nsjail program, as `--sandbox-bin`.

@@ -46,6 +46,11 @@ impl TlsFiles {
         Ok((files != TlsFiles::default()).then_some(files))
     }
 
+    /// The files that somebody has named one by one.
+    pub fn new(ca: PathBuf, identity: Option<(PathBuf, PathBuf)>, server_name: Option<String>) -> TlsFiles {
+        TlsFiles { ca: Some(ca), identity, server_name }
+    }
+
     /// Those of a directory, under the names that buildctl and docker know.
     pub fn in_dir(dir: &Path) -> Result<TlsFiles, String> {
         let pick = |names: [&str; 2]| names.into_iter().map(|name| dir.join(name)).find(|path| path.exists());

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::DEFAULT_NAME;
+use super::{DEFAULT_NAME, buildx};
 
 /// Where a builder listens. Follows buildctl's address forms (moby/buildkit `client/connhelper`), to which the Docker Engine
 /// and the private builders are added.
@@ -16,6 +16,8 @@ pub enum Address {
     },
     /// A Docker Engine, by its socket; without one, the Engine that docker itself would talk to.
     Engine(Option<PathBuf>),
+    /// A Docker Engine, by the name of docker's context for it.
+    Context(String),
     /// A buildkitd in a container, reached by the program that runs containers.
     Container(Container),
     /// A buildkitd on a server, reached by OpenSSH.
@@ -58,6 +60,7 @@ impl fmt::Display for Address {
             Address::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
             Address::Engine(None) => f.write_str("docker://"),
             Address::Engine(Some(path)) => write!(f, "docker://{}", path.display()),
+            Address::Context(name) => write!(f, "docker://{name}"),
             Address::Container(container) => container.fmt(f),
             Address::Ssh(ssh) => ssh.fmt(f),
             Address::Jail(name) => write!(f, "jail://{name}"),
@@ -137,9 +140,10 @@ impl Address {
             "jail" => Ok(Address::Jail(if rest.is_empty() { DEFAULT_NAME } else { rest }.to_owned())),
             "docker" if rest.is_empty() => Ok(Address::Engine(None)),
             "docker" if rest.starts_with('/') => Ok(Address::Engine(Some(rest.into()))),
-            "docker" => {
-                Err(format!("`{text}` is neither docker:// nor a socket as in docker:///run/docker.sock"))
-            }
+            "docker" if buildx::is_name(rest) => Ok(Address::Context(rest.to_owned())),
+            "docker" => Err(format!(
+                "`{text}` names neither a context of docker's nor a socket, as in docker:///run/docker.sock"
+            )),
             "docker-container" | "podman-container" | "nerdctl-container" | "kube-pod" => {
                 container(text, scheme, rest).map(Address::Container)
             }
@@ -293,6 +297,7 @@ mod tests {
             ("unix:///run/docker.sock", engine("/run/docker.sock")),
             ("docker://", Address::Engine(None)),
             ("docker:///run/engine", engine("/run/engine")),
+            ("docker://far", Address::Context("far".into())),
             ("tcp://builder:1234", tcp("builder", 1234)),
             ("tcp://builder:1234/", tcp("builder", 1234)),
             ("tcp://[::1]:1234", tcp("::1", 1234)),
@@ -337,7 +342,7 @@ mod tests {
             ("tcp://builder:http", "no port number"),
             ("tcp://:1", "form"),
             ("tcp://u@h:1", "form"),
-            ("docker://engine", "neither"),
+            ("docker://an engine", "neither"),
             ("docker-container://", "name is missing"),
             ("docker-container://-v", "cannot be its name"),
             ("docker-container://a?contxt=b", "knows no `contxt`"),

@@ -18,6 +18,8 @@ use crate::tls::TlsFiles;
 
 /// Where an Engine listens on this machine.
 const USUAL_SOCKET: &str = "/var/run/docker.sock";
+/// The context that is always there.
+pub const DEFAULT_CONTEXT: &str = "default";
 /// A file of docker's configuration beyond this was not written by docker.
 const FILE_LIMIT: u64 = 4 << 20;
 
@@ -56,29 +58,49 @@ struct Endpoint {
 
 /// Where docker would go.
 pub fn of_docker(env: &Env) -> Result<EngineHost, Failure> {
-    if let Some(host) = env.text(env::DOCKER_HOST) {
-        let verify = env.text(env::DOCKER_TLS_VERIFY).is_some();
-        let certificates = env.path(env::DOCKER_CERT_PATH).or_else(|| env.docker_config_dir());
-        let tls = certificates.filter(|_| verify).map(|dir| TlsFiles::in_dir(&dir)).transpose();
-        return parse(&host, tls.map_err(Failure::usage)?)
-            .map_err(|why| Failure::usage(format!("{}: {why}", env::DOCKER_HOST)));
+    if env.text(env::DOCKER_HOST).is_some() {
+        return of_context(env, DEFAULT_CONTEXT);
     }
     let Some(dir) = env.docker_config_dir() else { return Ok(EngineHost::Unix(USUAL_SOCKET.into())) };
     let name = match env.text(env::DOCKER_CONTEXT) {
         Some(name) => name,
         None => read::<Config>(&dir.join("config.json"))?.unwrap_or_default().current_context,
     };
-    if name.is_empty() || name == "default" {
-        Ok(EngineHost::Unix(USUAL_SOCKET.into()))
-    } else {
-        of_context(&dir, &name)
-    }
+    of_context(env, if name.is_empty() { DEFAULT_CONTEXT } else { &name })
 }
 
-/// The Engine of a named context of docker's.
-pub fn of_context(dir: &Path, name: &str) -> Result<EngineHost, Failure> {
-    let id: String = Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect();
-    let path = dir.join("contexts/meta").join(&id).join("meta.json");
+/// The Engine of a context of docker's: a named one, or the default one, which `DOCKER_HOST` moves.
+pub fn of_context(env: &Env, name: &str) -> Result<EngineHost, Failure> {
+    if name != DEFAULT_CONTEXT {
+        let dir = env.docker_config_dir().ok_or_else(|| {
+            Failure::usage(format!("docker's context `{name}` needs HOME or DOCKER_CONFIG to be found"))
+        })?;
+        return kept(&dir, name);
+    }
+    let Some(host) = env.text(env::DOCKER_HOST) else { return Ok(EngineHost::Unix(USUAL_SOCKET.into())) };
+    let verify = env.text(env::DOCKER_TLS_VERIFY).is_some();
+    let certificates = env.path(env::DOCKER_CERT_PATH).or_else(|| env.docker_config_dir());
+    let tls = certificates.filter(|_| verify).map(|dir| TlsFiles::in_dir(&dir)).transpose();
+    parse(&host, tls.map_err(Failure::usage)?)
+        .map_err(|why| Failure::usage(format!("{}: {why}", env::DOCKER_HOST)))
+}
+
+/// Whether docker keeps a context of that name.
+pub fn has_context(env: &Env, name: &str) -> bool {
+    env.docker_config_dir().is_some_and(|dir| meta(&dir, &id(name)).is_file())
+}
+
+fn id(name: &str) -> String {
+    Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn meta(dir: &Path, id: &str) -> PathBuf {
+    dir.join("contexts/meta").join(id).join("meta.json")
+}
+
+fn kept(dir: &Path, name: &str) -> Result<EngineHost, Failure> {
+    let id = id(name);
+    let path = meta(dir, &id);
     let meta: Meta = read(&path)?.ok_or_else(|| {
         Failure::usage(format!("docker's context `{name}` does not exist: there is no {}", path.display()))
             .hint("`docker context ls` lists them; DOCKER_CONTEXT and currentContext in docker's config.json name one.")
@@ -90,7 +112,7 @@ pub fn of_context(dir: &Path, name: &str) -> Result<EngineHost, Failure> {
         .map_err(|why| Failure::usage(format!("docker's context `{name}` ({}): {why}", path.display())))
 }
 
-fn parse(host: &str, tls: Option<TlsFiles>) -> Result<EngineHost, String> {
+pub fn parse(host: &str, tls: Option<TlsFiles>) -> Result<EngineHost, String> {
     if host.is_empty() {
         return Ok(EngineHost::Unix(USUAL_SOCKET.into()));
     }
@@ -103,7 +125,7 @@ fn parse(host: &str, tls: Option<TlsFiles>) -> Result<EngineHost, String> {
 }
 
 /// `None` when there is no such file.
-fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, Failure> {
+pub fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, Failure> {
     let failed = |why: String| Failure::usage(format!("{}: {why}", path.display()));
     let file = match File::open(path) {
         Ok(file) => file,

@@ -4,6 +4,7 @@
 //! neither the socket's file nor a network. See `dial` for the making and `tls` for what keeps a client key outside.
 
 mod address;
+mod buildx;
 mod engine;
 
 use crate::cli::BuilderFlags;
@@ -12,9 +13,10 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::plan::Hermetic;
 use crate::private::{limits, trust};
+use crate::tls::TlsFiles;
 
 pub use address::{Address, Container, Ssh};
-pub use engine::{EngineHost, of_docker};
+pub use engine::{EngineHost, of_context, of_docker};
 
 /// Name of the private builder that is meant without one.
 pub const DEFAULT_NAME: &str = "default";
@@ -26,6 +28,20 @@ pub struct Candidate {
     pub named_by: &'static str,
     /// Somebody typed or exported it: when it does not answer, no other is tried.
     pub demanded: bool,
+    /// What whoever keeps the builder's name keeps for it; the command line's go before.
+    pub tls: Option<TlsFiles>,
+}
+
+impl Candidate {
+    /// The only place to look at.
+    pub fn only(address: Address, named_by: &'static str) -> Candidate {
+        Candidate { address, named_by, demanded: true, tls: None }
+    }
+
+    /// A place that is looked at when nobody has named one.
+    fn usual(address: Address, named_by: &'static str) -> Candidate {
+        Candidate { address, named_by, demanded: false, tls: None }
+    }
 }
 
 /// The candidates in the order of discovery. A name that was given ends the search, and a trust or a limit leaves private
@@ -34,36 +50,41 @@ pub fn candidates(flags: &BuilderFlags, env: &Env) -> Result<Vec<Candidate>, Fai
     limits::keep(trust::keep(discovered(flags, env)?, &flags.private, env)?, &flags.private)
 }
 
+/// What a text that names a builder may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Address,
+    /// One of docker buildx's.
+    Name,
+    Either,
+}
+
 fn discovered(flags: &BuilderFlags, env: &Env) -> Result<Vec<Candidate>, Failure> {
     let given = [
-        (flags.builder.clone(), "--builder"),
-        (env.text(env::KTL_BUILDER), env::KTL_BUILDER),
-        (env.text(env::BUILDKIT_HOST), env::BUILDKIT_HOST),
+        (flags.builder.clone(), "--builder", Form::Either),
+        (env.text(env::KTL_BUILDER), env::KTL_BUILDER, Form::Either),
+        (env.text(env::BUILDKIT_HOST), env::BUILDKIT_HOST, Form::Address),
+        (env.text(env::BUILDX_BUILDER), env::BUILDX_BUILDER, Form::Name),
     ];
-    for (text, named_by) in given {
-        if let Some(text) = text {
-            let address =
-                Address::parse(&text).map_err(|why| Failure::usage(format!("{named_by}: {why}")))?;
-            return Ok(vec![Candidate { address, named_by, demanded: true }]);
+    for (text, named_by, form) in given {
+        let Some(text) = text else { continue };
+        if form == Form::Name || (form == Form::Either && buildx::is_name(&text)) {
+            let (address, tls) = buildx::named(&text, env).map_err(|mut failure| {
+                failure.title = format!("{named_by}: {}", failure.title);
+                failure
+            })?;
+            return Ok(vec![Candidate { tls, ..Candidate::only(address, named_by) }]);
         }
+        let address = Address::parse(&text).map_err(|why| Failure::usage(format!("{named_by}: {why}")))?;
+        return Ok(vec![Candidate::only(address, named_by)]);
     }
-    let mut found = vec![Candidate {
-        address: Address::Unix("/run/buildkit/buildkitd.sock".into()),
-        named_by: "the system's default",
-        demanded: false,
-    }];
+    let mut found =
+        vec![Candidate::usual(Address::Unix("/run/buildkit/buildkitd.sock".into()), "the system's default")];
     if let Some(runtime) = env.path("XDG_RUNTIME_DIR").filter(|dir| dir.is_absolute()) {
-        found.push(Candidate {
-            address: Address::Unix(runtime.join("buildkit/buildkitd.sock")),
-            named_by: "XDG_RUNTIME_DIR",
-            demanded: false,
-        });
+        let socket = runtime.join("buildkit/buildkitd.sock");
+        found.push(Candidate::usual(Address::Unix(socket), "XDG_RUNTIME_DIR"));
     }
-    found.push(Candidate {
-        address: Address::Engine(None),
-        named_by: "docker's own configuration",
-        demanded: false,
-    });
+    found.push(Candidate::usual(Address::Engine(None), "docker's own configuration"));
     Ok(found)
 }
 
@@ -87,6 +108,7 @@ pub fn of_build(
             address: Address::Jail(DEFAULT_NAME.to_owned()),
             named_by: if egress { "--egress" } else { "--hermetic" },
             demanded: true,
+            tls: None,
         }]),
         Some(_) if !hermetic.is_on() => Ok(found),
         Some(named) if hermetic == Hermetic::BestEffort || named.address.is_private() => Ok(found),
@@ -182,6 +204,27 @@ mod tests {
                 "docker://"
             ]
         );
+        // A name of buildx's is looked up where nothing else is said, and never in BUILDKIT_HOST.
+        flags.builder = None;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("instances")).unwrap();
+        let group = r#"{"Driver":"remote","Nodes":[{"Name":"n","Endpoint":"unix:///x"}]}"#;
+        std::fs::write(dir.path().join("instances/n"), group).unwrap();
+        let config = dir.path().to_string_lossy();
+        let with = |more: &[(&str, &str)]| {
+            let mut all = vec![("BUILDX_CONFIG", &*config), ("BUILDX_BUILDER", "n")];
+            all.extend(more);
+            Env::of(&all)
+        };
+        assert_eq!(names(&flags, &with(&[])), ["unix:///x"]);
+        assert_eq!(names(&flags, &with(&[("BUILDKIT_HOST", "unix:///b")])), ["unix:///b"]);
+        assert_eq!(
+            names(&flags, &with(&[("KTL_BUILDER", "n"), ("BUILDKIT_HOST", "unix:///b")])),
+            ["unix:///x"]
+        );
+        assert_eq!(candidates(&flags, &with(&[("BUILDKIT_HOST", "n")])).unwrap_err().exit, Exit::Usage);
+        let absent = candidates(&flags, &with(&[("BUILDX_BUILDER", "absent")])).unwrap_err().to_string();
+        assert!(absent.contains("BUILDX_BUILDER: `absent`"), "{absent}");
         flags.builder = Some("nonsense".into());
         assert_eq!(candidates(&flags, &env).unwrap_err().exit, Exit::Usage);
     }

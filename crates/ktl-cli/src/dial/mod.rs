@@ -48,8 +48,8 @@ pub fn dial(
 ) -> Result<Connection, Failure> {
     let mut tried = Vec::new();
     for candidate in candidates {
-        let Candidate { address, named_by, demanded } = candidate;
-        match connect(address, tls, env, ui) {
+        let Candidate { address, named_by, demanded, .. } = candidate;
+        match connect(address, tls.or(candidate.tls.as_ref()), env, ui) {
             Ok(connection) => {
                 ui.verbose(format_args!("builder: {address}, named by {named_by}"));
                 return Ok(connection);
@@ -71,7 +71,7 @@ const WAYS_TO_GET_ONE: &str = "Have one, in any of these ways:
 - installed:    sudo buildkitd --group $(id -gn)   (apk add buildkit, pacman -S buildkit, nix profile install nixpkgs#buildkit)
 - as yourself:  rootlesskit buildkitd              (the same packages, and rootlesskit and uidmap)
 - in ktl's own checkout:  cargo xtask setup && sudo .tools/bin/buildkitd --group $(id -gn)
-One that listens elsewhere is named by --builder, KTL_BUILDER or BUILDKIT_HOST, as in --builder tcp://127.0.0.1:1234.";
+One that listens elsewhere is named by --builder, KTL_BUILDER, BUILDKIT_HOST or BUILDX_BUILDER, as in --builder tcp://127.0.0.1:1234.";
 
 /// Whether somebody listens at an address; who that is, is not asked.
 pub fn answers(address: &Address) -> bool {
@@ -116,10 +116,11 @@ fn connect(
             let (stream, program) = ssh::connect(server, &cache, ui).map_err(ConnectError::Final)?;
             Ok(over(stream.into(), program))
         }
-        Address::Engine(socket) => {
-            let host = match socket {
-                Some(path) => EngineHost::Unix(path.clone()),
-                None => builder::of_docker(env).map_err(ConnectError::Final)?,
+        Address::Engine(_) | Address::Context(_) => {
+            let host = match address {
+                Address::Engine(Some(path)) => EngineHost::Unix(path.clone()),
+                Address::Context(name) => builder::of_context(env, name).map_err(ConnectError::Final)?,
+                _ => builder::of_docker(env).map_err(ConnectError::Final)?,
             };
             let control = match &host {
                 EngineHost::Ssh(server) => for_sockets(env).and_then(|cache| ssh::ready(server, &cache, ui)),
@@ -204,10 +205,10 @@ fn unreachable(candidate: &Candidate, error: &io::Error) -> Failure {
         (Address::Unix(_), io::ErrorKind::ConnectionRefused) => {
             failure.hint("The socket is there but nothing listens: buildkitd has ended. Start it again.")
         }
-        (Address::Engine(_), io::ErrorKind::PermissionDenied) => failure.hint(
+        (Address::Engine(_) | Address::Context(_), io::ErrorKind::PermissionDenied) => failure.hint(
             "You may not use that Engine. Who may is root on its machine; `usermod -aG docker USER` makes USER one of them.",
         ),
-        (Address::Engine(_), _) => {
+        (Address::Engine(_) | Address::Context(_), _) => {
             failure.hint("Is the Docker Engine running (`docker version`)? DOCKER_HOST and DOCKER_CONTEXT name another.")
         }
         (Address::Tcp { .. }, _) => failure.hint(

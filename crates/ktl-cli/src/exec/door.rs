@@ -139,7 +139,7 @@ mod tests {
     use crate::builder::Address;
 
     fn door(dir: &Path, builder: PathBuf) -> PathBuf {
-        let builder = Candidate { address: Address::Unix(builder), named_by: "test", demanded: true };
+        let builder = Candidate::only(Address::Unix(builder), "test");
         let door = Door::listen(dir, builder, None, Env::default()).unwrap();
         let socket = door.socket().to_owned();
         door.serve(Ui { verbose: false, quiet: true }).unwrap();

@@ -12,7 +12,7 @@ pub fn only(candidates: Vec<Candidate>, by: &'static str, why: &str) -> Result<V
         None if candidates.iter().any(private) => Ok(candidates),
         None => {
             let address = Address::Jail(DEFAULT_NAME.to_owned());
-            Ok(vec![Candidate { address, named_by: by, demanded: true }])
+            Ok(vec![Candidate::only(address, by)])
         }
         Some(Candidate { address, named_by, .. }) => {
             Err(Failure::new(Exit::Policy, format!("{by}: {address} ({named_by}) {why}"))
@@ -32,6 +32,7 @@ mod tests {
             address: Address::parse(text).unwrap(),
             named_by: "--builder",
             demanded,
+            tls: None,
         };
         let only = |candidates: &[Candidate]| only(candidates.to_vec(), "--trust", "cannot");
         let own = only(&[candidate("unix:///found.sock", false)]).unwrap();

@@ -85,7 +85,7 @@ pub fn dial(
         failure.hint("Nobody named another builder, and none was found where ktl looks; -v tells where.")
     })?;
     let address = Address::Unix(settings.place.socket());
-    let own = Candidate { address, named_by: "there being no other", demanded: true };
+    let own = Candidate::only(address, "there being no other");
     Ok((dial::dial(&[own], tls, env, ui)?, Some(lease)))
 }
 

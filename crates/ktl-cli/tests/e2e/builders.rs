@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 
-use crate::ktl::{PARTS, is_root};
+use crate::ktl::{PARTS, World, is_root};
 use crate::private::Private;
 
 fn ids(listed: &str) -> BTreeSet<String> {
@@ -70,6 +70,21 @@ fn what_a_builder_keeps_is_shown_and_removed() {
     let left = ids(&private.builder(&["du", "default", "--json"]).ok().stdout);
     assert!(left.is_empty(), "{left:?}");
     private.build(&["--builder", "jail://", "--hermetic"]).ok().says_not("CACHED");
+}
+
+#[test]
+fn builders_of_buildx_are_found_by_name() {
+    let world = World::with_dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    let build = |name: &str, value: &str, args: &[&str]| {
+        let mut command = world.command();
+        command.env_remove("KTL_BUILDER").env("BUILDX_CONFIG", &PARTS.buildx_config).env(name, value);
+        world.run(command.args(["build", "ctx", "-v"]).args(args))
+    };
+    let found = format!("builder: {}, named by", PARTS.daemon.address());
+    build("BUILDX_BUILDER", "e2e", &[]).ok().says(&format!("{found} BUILDX_BUILDER"));
+    build("BUILDX_BUILDER", "absent", &["--builder", "e2e"]).ok().says(&format!("{found} --builder"));
+    build("BUILDX_BUILDER", "absent", &[]).ends_with(2).says("BUILDX_BUILDER: `absent`").says("instances");
+    build("BUILDKIT_HOST", "e2e", &[]).ends_with(2).says("BUILDKIT_HOST: `e2e` is no builder address");
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub(in crate::commands) fn of(
             let name = text.split(trust::MARK).all(trust::is_name);
             let address = if name { Ok(Address::Jail(text.to_owned())) } else { Address::parse(text) };
             let address = address.map_err(Failure::usage)?;
-            let given = vec![Candidate { address, named_by: "the command line", demanded: true }];
+            let given = vec![Candidate::only(address, "the command line")];
             limits::keep(trust::keep(given, &flags.private, env)?, &flags.private)?
         }
     };
@@ -64,7 +64,7 @@ pub(in crate::commands) fn of(
 fn private(place: &Place, flags: &BuilderFlags, env: &Env, ui: &Ui) -> Result<Target, Failure> {
     let lease = start::lease(place, &flags.private, env, ui)?;
     let address = Address::Unix(place.socket());
-    let own = Candidate { address, named_by: "its name", demanded: true };
+    let own = Candidate::only(address, "its name");
     Ok(Target {
         name: place.to_string(),
         connection: dial::dial(&[own], None, env, ui)?,

@@ -83,7 +83,7 @@ fn trust(address: &Address, tls: bool) -> Check {
         Address::Ssh(_) => {
             Check::ok(About::Builder, name, "OpenSSH, and the server's host key was the known one")
         }
-        Address::Container(_) | Address::Engine(_) => Check::warn(
+        Address::Container(_) | Address::Engine(_) | Address::Context(_) => Check::warn(
             About::Builder,
             name,
             "everybody who may use the container engine can use it and change what it gives",
