@@ -45,6 +45,7 @@ fn facts() -> Facts {
             "/w/policy.json" => {
                 Ok(br#"{"rules":[{"action":"DENY","selector":{"identifier":"*"}}]}"#.to_vec())
             }
+            "/w/ctx/Dockerfile" => Ok(b"FROM a\n".to_vec()),
             "/w/ctx/sub/D" => Ok(b"# syntax=docker/dockerfile:1\nFROM a\n".to_vec()),
             "/w/other/Dockerfile" => Ok(b"# escape=`\n# syntax=r.example/f:1 x=y\nFROM a\n".to_vec()),
             "/w/broken.json" => Ok(b"{".to_vec()),
