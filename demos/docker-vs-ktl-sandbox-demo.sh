@@ -27,7 +27,7 @@ command_of() {
         case $client,$flag in
         buildx,offline) command+=(--network none) ;;
         buildctl,offline) command+=(--opt force-network-mode=none) ;;
-        ktl,offline) command+=(--hermetic) ;;
+        ktl,offline) command+=(--hermetic=best-effort) ;;
         buildctl,*) command+=(--opt "build-arg:$flag") ;;
         *) command+=(--build-arg "$flag") ;;
         esac

@@ -19,7 +19,7 @@ pub mod event;
 pub mod export;
 mod failure;
 #[cfg(test)]
-mod fuzz;
+mod fuzz_tests;
 mod gateway;
 pub mod history;
 pub mod identity;

@@ -78,7 +78,7 @@ impl Stage {
             .env("BUILDX", tools::buildx()?)
             .env("KTL_BUILDER", self.daemon.address())
             .env("KTL_SANDBOX_BIN", tools::nsjail()?)
-            .env("BASE", BaseImage::Busybox.reference(&self.registry))
+            .env("BASE", BaseImage::Busybox.by_digest(&self.registry)?)
             .env("FRONTEND", BaseImage::Reaching.reference(&self.registry))
             .env("SERVICE", self.registry.address())
             .env("ASTRAY", self.astray.address())

@@ -20,7 +20,7 @@ mod ignorefile;
 mod local_dir;
 pub(crate) mod pattern;
 #[cfg(test)]
-mod races;
+mod races_tests;
 pub mod send;
 pub(crate) mod stat;
 mod walk;

@@ -63,9 +63,10 @@ fn images_have_the_same_digest() {
 fn directories_are_the_same_file_by_file() {
     let world = world();
     buildctl(&world, &["--output", "type=local,dest=theirs"]);
-    world.build(&["-o", "ours"]).ok();
-    world.build(&["--sandbox=off", "-o", "unjailed"]).ok();
-    world.build_native(&["-o", "native"]).ok();
+    // With its set-user-id bits, as theirs has them.
+    world.build(&["-o", "ours", "--output-privileged"]).ok();
+    world.build(&["--sandbox=off", "-o", "unjailed", "--output-privileged"]).ok();
+    world.build_native(&["-o", "native", "--output-privileged"]).ok();
     let theirs = tree(&world.path("theirs"));
     assert!(theirs.len() > 12, "{theirs:#?}");
     assert_eq!(tree(&world.path("ours")), theirs);

@@ -34,12 +34,11 @@ pub const CASES: &[Case] = &[
         Box::pin(steps(visit, 100))
     })
     .progress("rawjson"),
+    // The build may end before the last of these is read, and what is dropped told.
     shown("flood/empty-parts", "sends updates of 7 million parts with nothing in them", |visit| {
         Box::pin(empty_parts(visit))
-    })
-    .says(&[DROPPED]),
-    shown("flood/inputs", "reports steps with 7 million inputs", |visit| Box::pin(inputs(visit)))
-        .says(&[DROPPED]),
+    }),
+    shown("flood/inputs", "reports steps with 7 million inputs", |visit| Box::pin(inputs(visit))),
     shown("flood/groups", "reports half a million groups", |visit| Box::pin(groups(visit))).says(&[DROPPED]),
     shown("flood/statuses", "reports a million counters of one step", |visit| Box::pin(statuses(visit)))
         .says(&[DROPPED]),

@@ -279,6 +279,8 @@ fn compare(args: &mut BuildArgs, dir: &Path, name: &str) -> Result<(), Failure> 
         fields.extend(of_layers.map(|(key, value)| format!("{key}={value}")));
     }
     result.output = vec![csv::record(&fields)];
+    // ktl's own directory, which may lie among the settings of a home.
+    result.output_force = true;
     // Attestations tell of runs, and annotations are what the user typed.
     result.provenance = Some("false".to_owned());
     result.sbom = None;
