@@ -274,13 +274,14 @@ pub async fn run(
 ) -> Result<BuildResult, BuildError> {
     let mut time_is_over = std::pin::pin!(patience::at_most(patience.whole));
     let too_late = || BuildError::TimedOut(patience.whole.unwrap_or_default());
-    let opening = async {
+    // On the heap: all of them together are much for the stack of a thread.
+    let opening = Box::pin(async {
         build.admit(client, patience.answer).await?;
         let hosts = build.hosts(client, patience.answer).await?;
         let build = build.completed(client, session.host.as_ref(), patience.answer).await?;
         let verifies = session.verifier.is_some();
         Ok::<_, BuildError>((build, session.open(client, patience.answer).await?, hosts, verifies))
-    };
+    });
     let (build, mut attached, hosts, verifies) = tokio::select! {
         biased;
         () = cancel.cancelled() => return Err(BuildError::Cancelled),
@@ -291,7 +292,7 @@ pub async fn run(
         if build.reference.is_empty() { crate::identity::fresh() } else { build.reference.clone() };
     let solved = CancellationToken::new();
     let listener = events.clone();
-    let mut progress = std::pin::pin!(follow(client, reference.clone(), events, solved.clone()));
+    let mut progress = Box::pin(follow(client, reference.clone(), events, solved.clone()));
     let mut progress_ended = false;
     let mut answer = BTreeMap::new();
     let mut solve_error = None;
@@ -307,8 +308,8 @@ pub async fn run(
         let frontend = if asking { std::mem::take(&mut request.frontend) } else { String::new() };
         let attrs =
             if asking { request.frontend_attrs.clone().into_iter().collect() } else { BTreeMap::new() };
-        let mut question = std::pin::pin!(gateway::ask(client, &reference, frontend, attrs));
-        let mut solve = std::pin::pin!(client.connected(control.solve(request)));
+        let mut question = Box::pin(gateway::ask(client, &reference, frontend, attrs));
+        let mut solve = Box::pin(client.connected(control.solve(request)));
         let mut silent = std::pin::pin!(client.silent(patience.silence));
         let outcome = loop {
             tokio::select! {

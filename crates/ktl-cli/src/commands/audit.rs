@@ -95,9 +95,11 @@ fn shown(event: &Value) -> String {
         Some("finding") => {
             format!("{time} found    {}: {} (rule {})", text("local"), text("path"), text("rule"))
         }
-        Some("output") => {
-            format!("{time} output   {} {} bytes {}", text("path"), event["bytes"], text("digest"))
-        }
+        // A directory has neither.
+        Some("output") => match event["bytes"].as_u64() {
+            Some(bytes) => format!("{time} output   {} {bytes} bytes {}", text("path"), text("digest")),
+            None => format!("{time} output   {}", text("path")),
+        },
         _ => format!("{time} {}", inert::text(&event.to_string())),
     }
 }
@@ -159,6 +161,7 @@ mod tests {
                 json!({ "time": 0, "event": "output", "path": "x", "bytes": 3, "digest": "sha256:a" }),
                 "00:00:00 output   x 3 bytes sha256:a",
             ),
+            (json!({ "time": 0, "event": "output", "path": "dir" }), "00:00:00 output   dir"),
         ] {
             assert_eq!(shown(&event), want);
         }

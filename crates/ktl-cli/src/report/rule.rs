@@ -88,8 +88,8 @@ fn of_source(source: &str) -> Option<String> {
         "docker-image" => {
             let image = rest.parse::<ImageRef>().map_or_else(|_| rest.to_owned(), |image| image.familiar());
             format!(
-                "images are taken by digest, and {image} can become another one. Name it IMAGE@sha256:…, or bring it: \
-                 --build-context {image}=oci-layout://DIR"
+                "images are taken by digest, and {image} can become another one. `ktl stage` pins it and brings it; or name it \
+                 IMAGE@sha256:…, or bring it yourself: --build-context {image}=oci-layout://DIR"
             )
         }
         "http" | "https" => format!(
