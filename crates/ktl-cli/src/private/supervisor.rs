@@ -214,7 +214,15 @@ fn attend(settings: &Settings, record: &Record, mut told: Option<File>) {
                     return stop_this_process(unused);
                 }
             }
-            _ => idle = 0,
+            Ok(None) => idle = 0,
+            // Its directory is gone, so nobody can find it any more.
+            Err(_) => {
+                idle += 1;
+                if idle >= settings.idle {
+                    let _ = kill(Pid::this(), Signal::SIGTERM);
+                    return;
+                }
+            }
         }
     }
 }
