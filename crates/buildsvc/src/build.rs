@@ -122,6 +122,12 @@ impl Build {
         self.entitlements.retain(|entitlement| entitlement != "network.host");
     }
 
+    /// Whether the request takes the network from RUN steps and asks for no entitlement that gives something back.
+    pub fn is_without_network(&self) -> bool {
+        self.frontend_attrs.get("force-network-mode").is_some_and(|mode| mode == "none")
+            && self.entitlements.is_empty()
+    }
+
     /// Asks the daemon for what this build depends on, before anything is sent to it.
     async fn admit(&self, client: &Client, answer: Duration) -> Result<(), BuildError> {
         if !self.requirements().is_empty() {
@@ -450,9 +456,15 @@ mod tests {
     fn no_network() {
         let mut build =
             Build { entitlements: vec!["network.host".into(), "device".into()], ..Build::default() };
+        assert!(!build.is_without_network());
         build.without_network();
         assert_eq!(build.frontend_attrs["force-network-mode"], "none");
         assert!(build.frontend_attrs.contains_key("cmdline"));
         assert_eq!(build.entitlements, ["device"]);
+        assert!(!build.is_without_network(), "a device may be a way out");
+        build.entitlements.clear();
+        assert!(build.is_without_network());
+        build.frontend_attrs.remove("force-network-mode");
+        assert!(!build.is_without_network());
     }
 }

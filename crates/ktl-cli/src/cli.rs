@@ -202,8 +202,8 @@ pub struct BuildFlags {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
     /// What to do about private keys, logins and hard links to other places in a context: warn, deny (exit 5, nothing of the
-    /// file is sent) or off. What .dockerignore names is not sent and not looked at [default: warn; deny with --hermetic;
-    /// also: KTL_CONTEXT_GUARD]
+    /// file is sent) or off. What .dockerignore names is not sent and not looked at [default: warn; deny with --hermetic,
+    /// whatever KTL_CONTEXT_GUARD says; also: KTL_CONTEXT_GUARD]
     #[arg(long, value_enum, value_name = "warn|deny|off", hide_possible_values = true)]
     pub context_guard: Option<ContextGuard>,
     /// How often the keys of --ssh may log in during the build

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerClient;
 use crate::cancel::{self, Cancel};
-use crate::claims::{self, Claim};
+use crate::claims::{self, Claim, State};
 use crate::display::{self, Display, Mode};
 use crate::egress::{self, Ledger};
 use crate::env::{self, Env};
@@ -378,6 +378,15 @@ impl From<Failure> for Ended {
     }
 }
 
+/// A link that the request itself makes.
+fn forced(about: &str, is_asked_for: bool, how: String) -> Claim {
+    let claim = match is_asked_for {
+        true => Claim::held(about, how),
+        false => Claim::new(about, State::Broken, "the request does not ask for it"),
+    };
+    claim.forced()
+}
+
 async fn converse(
     plan: &BuildPlan,
     connection: OwnedFd,
@@ -412,10 +421,10 @@ async fn converse(
             "none, forced in the solve; the builder says it is BuildKit {}, which keeps to that",
             info.version
         );
-        claims.push(Claim::held("network mode of RUN", how).forced());
+        claims.push(forced("network mode of RUN", plan.build.is_without_network(), how));
         let how = "directories and stores of this build and images by digest alone; the policy that denies all else is part of \
                    the request";
-        claims.push(Claim::held("sources", how).forced());
+        claims.push(forced("sources", plan.build.source_policy.is_some(), how.to_owned()));
     }
     if let Some(inside) = &plan.inside {
         let found = tokio::select! {

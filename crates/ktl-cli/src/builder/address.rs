@@ -231,6 +231,12 @@ fn fit(text: &str, what: &str, value: &str) -> Result<(), String> {
 }
 
 impl Ssh {
+    /// Whether it can be a socket's path on a server: it becomes a word of a shell there, and half of ssh's `-L`.
+    pub fn is_path(path: &str) -> bool {
+        let letters = |c: char| c.is_ascii_alphanumeric() || "/._-+@,=~".contains(c);
+        path.starts_with('/') && path.chars().all(letters)
+    }
+
     fn parse(text: &str, rest: &str) -> Result<Ssh, String> {
         if rest.contains(['?', '#']) {
             return Err(format!("`{text}`: ssh:// takes neither `?` nor `#`"));
@@ -262,7 +268,7 @@ impl Ssh {
         fit(text, "host", host)?;
         user.map_or(Ok(()), |user| fit(text, "user", user))?;
         let socket = Some(path).filter(|path| path.len() > 1);
-        if socket.is_some_and(|path| path.contains(char::is_whitespace) || path.contains(['\'', '\0', ':'])) {
+        if socket.is_some_and(|path| !Ssh::is_path(path)) {
             return Err(format!("`{text}`: `{path}` cannot be the path of a socket there"));
         }
         Ok(Ssh {
@@ -354,6 +360,9 @@ mod tests {
             ("ssh://-l@h", "cannot be its user"),
             ("ssh://", "host is missing"),
             ("ssh://h/a'b", "path of a socket"),
+            ("ssh://h/a;reboot", "path of a socket"),
+            ("ssh://h/$(reboot)", "path of a socket"),
+            ("ssh://h/a:22", "path of a socket"),
         ] {
             let error = Address::parse(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -110,7 +110,6 @@ fn build(
 ) -> Result<Exit, Failure> {
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
     let candidates = builder::of_build(&args.builder, env, plan.hermetic, plan.egress.is_some())?;
-    let private = candidates.first().is_some_and(|candidate| candidate.address.is_private());
     let way = match &plan.egress {
         Some(list) => Way::to(list)?,
         None if plan.hermetic.is_on() => Network::None.into(),
@@ -137,8 +136,9 @@ fn build(
     }
     told.builder = Some(plan.builder.clone());
     host.audit.tell("begin", false, &audit::Begin::of(&plan.builder, &plan.build.reference));
-    told.private = Some(lease.is_some());
+    told.private = Some(private_network.is_some());
     told.reference.clone_from(&plan.build.reference);
+    let private = private_network.is_some();
     if plan.hermetic.is_on() && !private {
         told.claims = hermetic::unproven(&plan);
         for claim in &told.claims {
@@ -146,7 +146,7 @@ fn build(
         }
     }
 
-    if host.looks_inside && lease.is_some() {
+    if host.looks_inside && private {
         let claims = peer::claims(&connection.stream, way.network);
         tell(&claims, plan.hermetic, ui);
         told.claims.extend(claims);
@@ -188,8 +188,10 @@ fn build(
         if let Some(controls) = &controls {
             controls.heard(&mut told.claims);
         }
-        if let Some(found) = result.as_ref().and_then(|result| result.materials.as_ref()) {
-            told.claims.push(materials::claim(found, lock.as_ref(), plan.hermetic));
+        if host.looks_inside && exit == Exit::Ok {
+            let found = result.as_ref().and_then(|result| result.materials.clone());
+            let found = found.unwrap_or_else(|| Err("the guest says nothing of them".to_owned()));
+            told.claims.push(materials::claim(&found, lock.as_ref(), plan.hermetic));
         }
         tell(&told.claims[known..], plan.hermetic, ui);
         if exit == Exit::Ok {

@@ -256,7 +256,7 @@ impl There {
             if line == "ktl-missing" {
                 return Some(There::Missing);
             }
-            if let Some(path) = line.strip_prefix("ktl-open ") {
+            if let Some(path) = line.strip_prefix("ktl-open ").filter(|path| Ssh::is_path(path)) {
                 return Some(There::Open(path.into()));
             }
             let (user, path) = line.strip_prefix("ktl-denied ")?.split_once(' ')?;
@@ -334,6 +334,8 @@ mod tests {
                 "ktl-denied anna /run/b.sock\n",
                 Some(There::Denied { path: "/run/b.sock".into(), user: "anna".into() }),
             ),
+            ("ktl-open /run/b.sock:other:22\n", None),
+            ("ktl-open /run/`reboot`\n", None),
             ("This account is not available.\n", None),
             ("", None),
         ] {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use buildsvc::build::Export;
+use buildsvc::csv;
 use buildsvc::output::Destination;
 
 use super::{BuildPlan, GuestOutput, HostPlan, OutputBounds};
@@ -21,7 +22,7 @@ pub fn settle(plan: &mut BuildPlan, host: &mut HostPlan, store: ImageStore) -> R
     build.frontend_attrs.entry("image-resolve-mode".to_owned()).or_insert_with(|| "local".to_owned());
     for (export, destination) in build.exports.iter_mut().zip(&mut host.destinations) {
         let stored = matches!(destination, Destination::None | Destination::Engine);
-        let pushes = export.attrs.get("push").is_some_and(|value| value == "true");
+        let pushes = export.attrs.get("push").is_some_and(|value| csv::boolean(value) != Some(false));
         match export.kind.as_str() {
             "image" | "docker" if stored && !pushes => {
                 export.kind = EXPORTER.to_owned();
@@ -77,6 +78,7 @@ mod tests {
             (&["ctx", "-o", "type=tar,dest=-"], ImageStore::Graph, Ok((&["tar"], &[D::Stdout]))),
             (&["ctx", "-t", "r/a", "--push"], ImageStore::Containerd, Ok((&["image"], &[D::None]))),
             (&["ctx", "-t", "r/a", "--push"], ImageStore::Graph, Err("docker push")),
+            (&["ctx", "-o", "type=image,name=r/a,push=1"], ImageStore::Graph, Err("docker push")),
             (&["ctx", "-o", "type=oci,dest=-"], ImageStore::Graph, Err("write an image as oci")),
         ] {
             let (mut plan, mut host) = resolved(args, &[]).unwrap();

@@ -3,6 +3,8 @@
 //! In the form of all policies, but of few fields, each of which can only take something away: so a file that grants is
 //! refused, and nobody has to ask which of two policies counts.
 
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde_json::Value;
@@ -25,9 +27,12 @@ impl Terms {
     /// Those of the private builder `name`; none where its trust has no such file, or it is of no trust.
     pub fn of(name: &str, env: &Env) -> Result<Terms, Failure> {
         let Some((_, trust)) = name.split_once(trust::MARK) else { return Ok(Terms::default()) };
-        match env.config_dir().map(|dir| dir.join("trust").join(format!("{trust}.cfg"))) {
-            Some(path) if path.exists() => Terms::read(&path),
-            _ => Ok(Terms::default()),
+        let Some(dir) = env.config_dir() else { return Ok(Terms::default()) };
+        let path = dir.join("trust").join(format!("{trust}.cfg"));
+        match fs::symlink_metadata(&path) {
+            // Only that nothing is there means no terms; what cannot be looked at is refused by the reading.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Terms::default()),
+            _ => Terms::read(&path),
         }
     }
 
@@ -77,9 +82,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let env = Env::of(&[("XDG_CONFIG_HOME", dir.path().to_str().unwrap())]);
         let file = dir.path().join("ktl/trust/fork.cfg");
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
         let read = |text: &str| {
-            std::fs::write(&file, text).unwrap();
+            fs::write(&file, text).unwrap();
             Terms::of("default@fork", &env)
         };
         let terms = read(
@@ -98,6 +103,10 @@ mod tests {
         ] {
             assert_eq!(read(wrong).unwrap_err().exit, exit, "{wrong}");
         }
+        // A file that leads nowhere is not the same as none.
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("nowhere", &file).unwrap();
+        assert!(Terms::of("default@fork", &env).is_err());
         // Other builders are not of that trust.
         for name in ["default", "default@vendor", "fork"] {
             assert_eq!(Terms::of(name, &env).unwrap(), Terms::default(), "{name}");

@@ -1,12 +1,12 @@
 //! What the builder says went in, compared with what was allowed to.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 
 use buildsvc::lock::{self, Lock};
 use buildsvc::provenance::Material;
 
+use super::facts::read_bounded;
 use crate::claims::{Claim, State};
 use crate::failure::Failure;
 use crate::plan::{self, Hermetic, HostPlan};
@@ -22,9 +22,8 @@ pub fn lock(host: &HostPlan) -> Result<Option<Lock>, Failure> {
     }
     let Some(file) = host.dockerfile.as_deref().map(plan::beside) else { return Ok(None) };
     let wrong = |why: String| Failure::usage(format!("{}: {why}", file.display()));
-    let mut bytes = Vec::new();
-    match File::open(&file).and_then(|opened| opened.take(lock::SIZE_LIMIT + 1).read_to_end(&mut bytes)) {
-        Ok(_) => Lock::read(&bytes).map(Some).map_err(|error| wrong(error.to_string())),
+    match read_bounded(&file, lock::SIZE_LIMIT) {
+        Ok(bytes) => Lock::read(&bytes).map(Some).map_err(|error| wrong(error.to_string())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(wrong(error.to_string())),
     }

@@ -80,9 +80,11 @@ fn trust(address: &Address, tls: bool) -> Check {
             "Give the builder a certificate (buildkitd --tlscert, --tlskey, --tlscacert) and name it with --tlscacert, --tlscert and --tlskey.",
         ),
         Address::Unix(path) => socket(name, path),
-        Address::Ssh(_) => {
-            Check::ok(About::Builder, name, "OpenSSH, and the server's host key was the known one")
-        }
+        Address::Ssh(_) => Check::ok(
+            About::Builder,
+            name,
+            "OpenSSH; that a host key which changed is refused is its own configuration's (StrictHostKeyChecking)",
+        ),
         Address::Container(_) | Address::Engine(_) | Address::Context(_) => Check::warn(
             About::Builder,
             name,
