@@ -114,14 +114,15 @@ pub async fn run(
     let definition = definition(trial, &own);
     let mut control = client.control();
     let both = async {
+        let mut driven = std::pin::pin!(drive(client, &reference, definition, trial.answer));
         tokio::select! {
-            // It ends before it has been answered only when it fails.
             biased;
-            answer = drive(client, &reference, definition, trial.answer) => answer,
-            solved = control.solve(request) => match solved {
-                Ok(_) => Err(Status::internal("the step ended without an answer")),
-                Err(status) => Err(status),
-            },
+            answer = &mut driven => answer,
+            // One that fails says why. One that ends well may do so before the return of its result has been answered.
+            solved = control.solve(request) => {
+                solved?;
+                driven.await
+            }
         }
     };
     let answer = client.ask(DURING, limit, both).await;
