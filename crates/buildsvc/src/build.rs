@@ -128,8 +128,8 @@ impl Build {
             && self.entitlements.is_empty()
     }
 
-    /// Asks the daemon for what this build depends on, before anything is sent to it.
-    async fn admit(&self, client: &Client, answer: Duration) -> Result<(), BuildError> {
+    /// Asks the daemon for what this build depends on, before anything is sent to it. [`run`] does it in any case.
+    pub async fn admit(&self, client: &Client, answer: Duration) -> Result<(), BuildError> {
         if !self.requirements().is_empty() {
             self.check(&client.info(answer).await?)?;
         }
@@ -252,7 +252,7 @@ const IMAGE_DIGEST: &str = "containerimage.digest";
 const PROVENANCE: &str = "attest:provenance";
 const ADD_HOSTS: &str = "add-hosts";
 /// Capability of a daemon that has a proxy for steps.
-const PROXY_NETWORK: &str = "exec.meta.network.proxy";
+pub const PROXY_NETWORK: &str = "exec.meta.network.proxy";
 /// The daemon's word for the address of its machine, a label of its workers.
 const GATEWAY_LABEL: &str = "org.mobyproject.buildkit.worker.moby.host-gateway-ip";
 

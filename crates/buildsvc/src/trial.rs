@@ -27,6 +27,7 @@ use crate::proto::moby::buildkit::v1::frontend as wire;
 use crate::proto::pb;
 use crate::session::Session;
 use crate::session::host::Host;
+use crate::session::policy::Verifier;
 
 const DURING: &str = "a step of ktl's own";
 /// Under which the daemon asks for the step's root.
@@ -45,6 +46,8 @@ pub struct Trial<'a> {
     /// Traffic goes through the daemon's proxy for steps.
     pub proxy_network: bool,
     pub entitlements: Vec<String>,
+    /// Asked about the step's sources and, where it has the daemon's proxy, about its requests.
+    pub verifier: Option<Arc<dyn Verifier>>,
     /// Absolute path in the step's root of the file that the program leaves.
     pub answer: &'a str,
 }
@@ -97,7 +100,7 @@ pub async fn run(
         agents: Default::default(),
         stores: Default::default(),
         upload: None,
-        verifier: None,
+        verifier: trial.verifier.clone(),
         witness: None,
     };
     let attached = session.open(client, limit).await?;
@@ -108,6 +111,7 @@ pub async fn run(
         cache: Some(control::CacheOptions::default()),
         entitlements: trial.entitlements.clone(),
         proxy_network: trial.proxy_network,
+        source_policy_session: trial.verifier.as_ref().map(|_| attached.id().to_owned()).unwrap_or_default(),
         internal: true,
         ..control::SolveRequest::default()
     };
@@ -249,6 +253,7 @@ mod tests {
             network: Network::forced(Some("none")),
             proxy_network: false,
             entitlements: Vec::new(),
+            verifier: None,
             answer: "/answer",
         };
         let definition = definition(&trial, &Platform::local());

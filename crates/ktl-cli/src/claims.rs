@@ -80,18 +80,25 @@ pub fn verdict(claims: &[Claim], hermetic: Hermetic) -> Result<(), Failure> {
             "--hermetic: nothing was proven of this build, so no output is written",
         ));
     }
-    let is_missing = |claim: &&Claim| match hermetic {
-        Hermetic::Off => false,
-        Hermetic::BestEffort => claim.forced && claim.state == State::Broken,
-        Hermetic::Required => claim.state != State::Held,
+    ends_without(
+        "--hermetic",
+        claims.iter().filter(|claim| match hermetic {
+            Hermetic::Off => false,
+            Hermetic::BestEffort => claim.forced && claim.state == State::Broken,
+            Hermetic::Required => claim.state != State::Held,
+        }),
+    )
+}
+
+/// Exit 5 where a link is missing that `flag` promises.
+pub fn ends_without<'a>(flag: &str, missing: impl Iterator<Item = &'a Claim>) -> Result<(), Failure> {
+    let missing: Vec<String> = missing.map(ToString::to_string).collect();
+    let links = match missing.len() {
+        0 => return Ok(()),
+        1 => "a link is".to_owned(),
+        many => format!("{many} links are"),
     };
-    let missing: Vec<String> = claims.iter().filter(is_missing).map(ToString::to_string).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let links =
-        if missing.len() == 1 { "a link is".to_owned() } else { format!("{} links are", missing.len()) };
-    let title = format!("--hermetic: {links} missing, so no output is written");
+    let title = format!("{flag}: {links} missing, so no output is written");
     Err(Failure::new(Exit::Policy, title).hints(missing))
 }
 

@@ -65,6 +65,8 @@ pub const NO_COLOR: &str = "NO_COLOR";
 pub const CI: &str = "CI";
 /// Agent for `--ssh default`.
 pub const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
+/// By which a builder names its proxy to steps, ktl's own among them.
+pub const HTTP_PROXY: &str = "HTTP_PROXY";
 
 /// Set inside the jail. A label for people and programs in there, never a proof: see [`crate::guest`].
 pub const KTL_SANDBOX_ACTIVE: &str = "KTL_SANDBOX_ACTIVE";

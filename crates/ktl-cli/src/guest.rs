@@ -426,6 +426,14 @@ async fn converse(
                    the request";
         claims.push(forced("sources", plan.build.source_policy.is_some(), how.to_owned()));
     }
+    if plan.egress.is_some() {
+        let limit = plan.patience.answer;
+        let info = tokio::select! {
+            info = async { plan.build.admit(&client, limit).await?; client.info(limit).await } => info?,
+            () = cancel.cancelled() => return Err(BuildError::Cancelled.into()),
+        };
+        claims.push(egress::link::proxy(&info.version));
+    }
     if let Some(inside) = &plan.inside {
         let found = tokio::select! {
             found = inside::look(&client, inside, &plan.build, session.host.clone()) => found,
@@ -434,6 +442,10 @@ async fn converse(
         claims.extend(found);
         // Nothing of the build has been done yet.
         claims::verdict(claims, plan.hermetic)?;
+        if plan.egress.is_some() {
+            // Whether all is proven that must be, the host side says.
+            egress::link::verdict(claims, false)?;
+        }
     }
     let result = build::run(&client, &plan.build, session, &plan.patience, events, cancel).await?;
     if let Some(ledger) = ledger {

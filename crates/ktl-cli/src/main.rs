@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     }
     // Nothing that a person types, so no part of the command line that is explained and completed.
     match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
-        Some(inside::step::COMMAND) => return inside::step::run(),
+        Some(inside::step::COMMAND) => return inside::step::run(&env),
         Some(tidy::COMMAND) => return tidy::run().into(),
         Some(commands::build::verify::COMMAND) => return ended(commands::build::verify::pass(&env)),
         Some(private::supervisor::COMMAND) => return private::supervisor::run(&env).into(),

@@ -31,14 +31,14 @@ use crate::launch;
 use crate::log::Log;
 use crate::outputs::{self, Opened};
 use crate::piped::Intake;
-use crate::plan::{self, BuildPlan, Facts, Hermetic, HostPlan, guest_path};
+use crate::plan::{self, BuildPlan, Facts, HostPlan, guest_path};
 use crate::private::{Network, Way, peer, start};
 use crate::tls::TlsFiles;
 use crate::ui::Ui;
 pub use facts::facts;
 use files::{ResultFiles, announce, check_digests};
 use hold::hold;
-use report::{ReportFile, Run};
+use report::{Listed, ReportFile, Run};
 
 pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let ui = Ui { verbose: verbose > 0, quiet: args.display.quiet };
@@ -141,19 +141,26 @@ fn build(
     let private = private_network.is_some();
     if plan.hermetic.is_on() && !private {
         told.claims = hermetic::unproven(&plan);
-        for claim in &told.claims {
-            ui.line(format_args!("[hermetic] {claim}"));
+        tell(&told.claims, &plan, ui);
+    }
+    if let Some(list) = list {
+        told.egress = Some(Listed {
+            list: list.rules().cloned().collect(),
+            learned: list.learns(),
+            ..Listed::default()
+        });
+        if !private {
+            told.claims.extend(egress::link::unproven());
+            tell(&told.claims, &plan, ui);
         }
     }
-
     if host.looks_inside && private {
-        let claims = peer::claims(&connection.stream, way.network);
-        tell(&claims, plan.hermetic, ui);
-        told.claims.extend(claims);
-    }
-    if plan.egress.is_some() && !private {
-        for claim in egress::UNPROVEN {
-            ui.note(format_args!("[egress] unproven: {claim}"));
+        told.claims.extend(peer::claims(&connection.stream, way.network));
+        tell(&told.claims, &plan, ui);
+        // Nothing of the build has been done yet.
+        claims::verdict(&told.claims, plan.hermetic)?;
+        if list.is_some() {
+            egress::link::verdict(&told.claims, private)?;
         }
     }
 
@@ -166,7 +173,7 @@ fn build(
     }
     let caches = PendingCaches::open(&host.cache_stores)?;
     let (mut opened, _tidier) = outputs::open(&host.destinations, &plan.nonce)?;
-    let lock = if host.looks_inside { materials::lock(host)? } else { None };
+    let lock = if host.compares_materials { materials::lock(host)? } else { None };
     let controls =
         host.looks_inside.then(|| Controls::open(&plan.nonce, plan.build.proxy_network)).transpose()?;
     if let Some(controls) = &controls {
@@ -188,14 +195,20 @@ fn build(
         if let Some(controls) = &controls {
             controls.heard(&mut told.claims);
         }
-        if host.looks_inside && exit == Exit::Ok {
+        if let (Some(list), true) = (&plan.egress, host.looks_inside && result.is_some()) {
+            told.claims.push(egress::link::reaches(&told.claims, list, private_network));
+        }
+        if host.compares_materials && exit == Exit::Ok {
             let found = result.as_ref().and_then(|result| result.materials.clone());
             let found = found.unwrap_or_else(|| Err("the guest says nothing of them".to_owned()));
             told.claims.push(materials::claim(&found, lock.as_ref(), plan.hermetic));
         }
-        tell(&told.claims[known..], plan.hermetic, ui);
+        tell(&told.claims[known..], &plan, ui);
         if exit == Exit::Ok {
             claims::verdict(&told.claims, plan.hermetic)?;
+            if plan.egress.is_some() {
+                egress::link::verdict(&told.claims, private)?;
+            }
             if let Some(result) = &result {
                 check_digests(&result.exporter_response)?;
             }
@@ -243,12 +256,18 @@ fn land(opened: Vec<Opened>, host: &HostPlan, ui: &Ui) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One line for each link of a hermetic build. What does not hold is told to the quiet as well.
-fn tell(claims: &[Claim], hermetic: Hermetic, ui: &Ui) {
-    for claim in claims.iter().filter(|_| hermetic.is_on()) {
+/// One line for each link of a hermetic build, and for the sum of those of a build with a list of servers. What does not hold is
+/// told to the quiet as well.
+fn tell(claims: &[Claim], plan: &BuildPlan, ui: &Ui) {
+    let label = match &plan.egress {
+        _ if plan.hermetic.is_on() => "hermetic",
+        Some(_) => "egress",
+        None => return,
+    };
+    for claim in claims.iter().filter(|claim| plan.hermetic.is_on() || egress::link::is_told(claim)) {
         match claim.state {
-            State::Held => ui.note(format_args!("[hermetic] {claim}")),
-            State::Broken | State::Unproven => ui.line(format_args!("[hermetic] {claim}")),
+            State::Held => ui.note(format_args!("[{label}] {claim}")),
+            State::Broken | State::Unproven => ui.line(format_args!("[{label}] {claim}")),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use sandbox_linux::{Probe, Verdict, ask};
 use tempfile::TempDir;
 
-use super::{Link, Question, Try};
+use super::{Link, PROXIED, Question, Try};
 use crate::claims::{Claim, State};
 use crate::failure::Failure;
 
@@ -49,7 +49,8 @@ impl Controls {
         };
         let mut listeners = Vec::new();
         let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed("a port"))?;
-        let mut loopback = vec![tcp(v4.local_addr().map_err(failed("a port"))?)];
+        let port = v4.local_addr().map_err(failed("a port"))?;
+        let mut loopback = vec![tcp(port)];
         listeners.push((LOOPBACK, Listener::Tcp(v4)));
         // A machine without IPv6 has none.
         if let Ok(v6) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
@@ -83,9 +84,14 @@ impl Controls {
             link("RUN: IPv6", vec![address_of(ELSEWHERE.1)]),
             link("RUN: names", vec![Try::Names]),
         ];
-        if !proxied {
-            links.insert(0, link("RUN: network interfaces", vec![Try::Interfaces]));
-        }
+        // The one interface of a step that has the daemon's proxy leads to the proxy.
+        links.insert(
+            0,
+            match proxied {
+                true => link(PROXIED, vec![Try::Proxied(format!("http://{port}/{nonce}"))]),
+                false => link("RUN: network interfaces", vec![Try::Interfaces]),
+            },
+        );
         let controls =
             Controls { listeners, question: Question { nonce: nonce.to_owned(), links }, _dir: dir };
         controls.prove()?;

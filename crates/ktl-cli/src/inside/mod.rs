@@ -9,6 +9,7 @@
 //! the private builder, whose jail is ktl's own work.
 
 mod controls;
+mod proxied;
 pub mod step;
 
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ use crate::claims::{Claim, State};
 use crate::failure::chain;
 
 pub use controls::Controls;
+use proxied::Doorman;
+pub use proxied::PROXIED;
 
 /// For the whole look; the first one on a builder sends it the program.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,6 +69,8 @@ pub enum Try {
     Interfaces,
     /// The name servers that the step is given.
     Names,
+    /// A request for this URL through the daemon's proxy.
+    Proxied(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +92,7 @@ pub async fn look(client: &Client, plan: &InsidePlan, build: &Build, host: Arc<d
         Ok(question) => question,
         Err(error) => return vec![Claim::new(ALL, State::Unproven, error.to_string())],
     };
+    let doorman = Doorman::of(&plan.question).map(Arc::new);
     let mode = build.frontend_attrs.get("force-network-mode").map(String::as_str);
     let trial = Trial {
         dir: &plan.dir,
@@ -95,9 +101,14 @@ pub async fn look(client: &Client, plan: &InsidePlan, build: &Build, host: Arc<d
         network: Network::forced(mode),
         proxy_network: build.proxy_network,
         entitlements: build.entitlements.iter().filter(|name| *name == "network.host").cloned().collect(),
+        verifier: doorman.clone().map(|doorman| doorman as _),
         answer: step::ANSWER,
     };
-    judge(&plan.question, trial::run(client, &trial, host, PATIENCE).await)
+    let mut claims = judge(&plan.question, trial::run(client, &trial, host, PATIENCE).await);
+    if let Some(doorman) = doorman {
+        doorman.check_claims(&mut claims);
+    }
+    claims
 }
 
 fn judge(question: &Question, answer: Result<Vec<u8>, BuildError>) -> Vec<Claim> {
@@ -145,7 +156,7 @@ impl Try {
     fn told(&self, answer: &Answer) -> String {
         match self {
             Try::Reach(what, _) => format!("{what} {}", answer.words),
-            Try::Interfaces | Try::Names => answer.words.clone(),
+            Try::Interfaces | Try::Names | Try::Proxied(_) => answer.words.clone(),
         }
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use sandbox_linux::Verdict;
 
-use super::{Answer, Answers, Question, Try};
+use super::{Answer, Answers, Question, Try, proxied};
+use crate::env::{self, Env};
 
 /// Name of the command; the question is its one argument.
 pub const COMMAND: &str = "__inside";
@@ -19,17 +20,24 @@ pub const ANSWER: &str = "/ktl-answer.json";
 /// For a name server to say anything at all.
 const NAME_SERVER: Duration = Duration::from_secs(1);
 
-pub fn run() -> ExitCode {
+pub fn run(env: &Env) -> ExitCode {
     let question = std::env::args().nth(2).and_then(|text| serde_json::from_str::<Question>(&text).ok());
     let Some(question) = question else {
         eprintln!("this command is run by ktl, as a step of a build");
         return ExitCode::from(2);
     };
+    let proxy = env.text(env::HTTP_PROXY);
     // A way that is open may take its time; each waits by itself.
     let tries: Vec<Vec<_>> = question
         .links
         .into_iter()
-        .map(|link| link.tries.into_iter().map(|tried| thread::spawn(move || answer(&tried))).collect())
+        .map(|link| {
+            let start = |tried| {
+                let proxy = proxy.clone();
+                thread::spawn(move || answer(&tried, proxy.as_deref()))
+            };
+            link.tries.into_iter().map(start).collect()
+        })
         .collect();
     let join = |answer: thread::JoinHandle<Answer>| {
         answer.join().unwrap_or_else(|_| unknown("the try ended early".to_owned()))
@@ -51,7 +59,7 @@ fn unknown(words: String) -> Answer {
     Answer { verdict: Verdict::Unknown, words }
 }
 
-fn answer(tried: &Try) -> Answer {
+fn answer(tried: &Try, proxy: Option<&str>) -> Answer {
     match tried {
         Try::Reach(_, probe) => {
             let answer = sandbox_linux::ask(probe);
@@ -65,6 +73,7 @@ fn answer(tried: &Try) -> Answer {
             Err(error) => unknown(format!("/proc/self/net/dev: {error}")),
         },
         Try::Names => names(),
+        Try::Proxied(url) => proxied::ask(url, proxy),
     }
 }
 
@@ -130,7 +139,7 @@ mod tests {
 
     #[test]
     fn interfaces_are_those_of_this_process() {
-        let found = answer(&Try::Interfaces);
+        let found = answer(&Try::Interfaces, None);
         let ways = sandbox_linux::ways_out("self").unwrap();
         assert_eq!(found.verdict == Verdict::Visible, !ways.is_empty(), "{found:?}");
     }

@@ -198,6 +198,8 @@ pub struct HostPlan {
     pub call: Option<Call>,
     /// What RUN reaches is looked at before the build.
     pub looks_inside: bool,
+    /// What went in is compared with the lock after the build.
+    pub compares_materials: bool,
     /// What the user should know before the build begins.
     pub warnings: Vec<String>,
     /// What was decided for a hermetic build, told in the same place.
@@ -402,8 +404,9 @@ pub fn resolve(
     if let Some(list) = &plan.egress {
         egress::add(list, &mut plan.build)?;
     }
-    let asked = plan.hermetic.is_on() || args.result.report.is_some();
-    let looks_inside = asked && call.is_none();
+    let reported = plan.hermetic.is_on() || args.result.report.is_some();
+    let compares_materials = reported && call.is_none();
+    let looks_inside = call.is_none() && (reported || plan.egress.is_some());
     let host = HostPlan {
         dockerfile: inputs.dockerfile(),
         locals: host_locals,
@@ -415,6 +418,7 @@ pub fn resolve(
         locked,
         call,
         looks_inside,
+        compares_materials,
         warnings,
         notes,
         secrets: secrets.into_iter().chain(caches.secrets).collect(),

@@ -13,8 +13,8 @@ use nix::sys::socket::{getsockopt, sockopt};
 use super::Network;
 use crate::claims::{Claim, State};
 
-const JAIL: &str = "the builder's jail";
-const NETWORK: &str = "the builder's network";
+pub const JAIL: &str = "the builder's jail";
+pub const NETWORK: &str = "the builder's network";
 const KINDS: [&str; 6] = ["user", "mnt", "pid", "ipc", "uts", "cgroup"];
 
 /// Claims about the daemon behind `connection`. What cannot be read is not proven.

@@ -108,7 +108,9 @@ fn exactly_what_is_listed_is_reached() {
     let registry = crate::ktl::PARTS.registry.address();
     let rule = format!("http://{at}/good");
     let build = |world: &World, record: &str| {
-        let listed = ["--egress", &rule, "--egress", registry, "--egress-record", record];
+        let report = format!("{record}.report");
+        let listed =
+            ["--egress", &rule, "--egress", registry, "--egress-record", record, "--report", &report];
         world.build(&[&["--progress=plain", "--no-cache"], &listed[..]].concat()).ok()
     };
     let ran = build(&world, "one.jsonl");
@@ -138,11 +140,22 @@ fn exactly_what_is_listed_is_reached() {
     assert!(denied["step"].as_str().unwrap().contains("RUN"));
     build(&world, "two.jsonl");
     assert_eq!(world.read("two.jsonl"), record, "two builds have one record");
+    let report: serde_json::Value = serde_json::from_str(&world.read("one.jsonl.report")).unwrap();
+    assert_eq!(report["egress"]["requests"], serde_json::Value::Array(lines));
+    assert_eq!(report["egress"]["list"].as_array().map(Vec::len), Some(2), "{report}");
+    assert_eq!(claim(&report, "RUN reaches only the list")["state"], "held", "{report}");
+    assert_eq!(claim(&report, "RUN: request through the proxy")["state"], "held", "{report}");
+    assert_eq!(claim(&report, "where a listed name leads")["state"], "unproven", "{report}");
 
     // The control: without the list everything is there.
     let ran = world.build(&["--progress=plain", "--no-cache"]).ok();
     ran.says_not("secret not reached").says_not("away not reached").says_not("unproxied not reached");
     assert!(mirror.was_asked("/secret") && mirror.was_asked("/good/b") && other.was_asked("/elsewhere"));
+}
+
+fn claim<'a>(report: &'a serde_json::Value, about: &str) -> &'a serde_json::Value {
+    let claims = report["claims"].as_array().unwrap();
+    claims.iter().find(|claim| claim["about"] == about).unwrap_or_else(|| panic!("{about}: {report}"))
 }
 
 #[test]
@@ -235,7 +248,9 @@ fn apt_installs_from_what_is_listed() {
     let world = &private.0;
     let registry = parts.registry.address();
     let listed = |rule: &str, record: &str, more: &[&str]| {
+        let report = format!("{record}.report");
         let args = ["--no-cache", "--egress", registry, "--egress", rule, "--egress-record", record];
+        let args = [&args[..], &["--report", &report]].concat();
         private.build(&[&args[..], more].concat())
     };
     let all = format!("{at}/debian");
@@ -243,6 +258,11 @@ fn apt_installs_from_what_is_listed() {
     listed(&all, "two", &[]).ok();
     let record = world.read("one");
     assert_eq!(record, world.read("two"));
+    let report = |name: &str| -> serde_json::Value { serde_json::from_str(&world.read(name)).unwrap() };
+    let [one, two] = ["one.report", "two.report"].map(report);
+    assert_eq!(one["egress"], two["egress"]);
+    assert_eq!(one["materials"], two["materials"]);
+    assert_eq!(one["egress"]["requests"].as_array().map(Vec::len), Some(record.lines().count()));
     if is_root("apt_installs_from_what_is_listed on a private builder") {
         listed(&all, "private", &["--builder", "jail://"]).ok().says(" sampled");
         assert_eq!(record, world.read("private"), "the same record, whoever builds");
@@ -257,6 +277,15 @@ fn apt_installs_from_what_is_listed() {
     let ran = listed(&format!("{at}/debian/index"), "three", &[]).ends_with(1);
     ran.says("403").says(&format!("[egress] denied http://{at}/debian/pool/./ktl-sample.deb"));
     assert!(world.read("three").contains("denied"));
+    let failed = report("three.report");
+    assert_eq!(
+        (&failed["outcome"], &claim(&failed, "RUN reaches only the list")["state"]),
+        (&"failed".into(), &"held".into())
+    );
+    assert_eq!(
+        failed["egress"]["requests"].as_array().map(Vec::len),
+        Some(world.read("three").lines().count())
+    );
 
     // What was learned is what suffices.
     let learn = ["--no-cache", "--egress", registry, "--egress", &all, "--egress-learn", "list"];
@@ -301,6 +330,7 @@ fn a_private_builder_has_no_other_way_out() {
         ]);
         let ran = private.0.run(command.args(listed).arg(runtime)).ok();
         let ran = ran.says("reached a").says("secret not reached").says("inside not reached").says("502");
+        let ran = ran.says("[egress] held: RUN reaches only the list: ").says("leads to these servers alone");
         ran.says_not("past the proxy").says_not("unproven").says("(network egress-");
         assert!(!mirror.was_asked("/secret") && !inside.was_asked("/x"));
         let log = private.builder(&["logs", runtime]).ok().stdout;

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use buildsvc::egress::Rule;
 use buildsvc::provenance::Material;
 use serde::Serialize;
 
 use crate::claims::Claim;
 use crate::display::inert;
+use crate::egress::Entry;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::guest::GuestResult;
@@ -39,9 +41,21 @@ pub struct Run {
     pub materials: Vec<Material>,
     /// The exporters' answers, of a build that went well.
     pub result: BTreeMap<String, String>,
+    /// The list of servers, and what was asked of them; nothing where the build has none.
+    pub egress: Option<Listed>,
     /// What the guest said of a build that did not.
     #[serde(skip)]
     pub failure: Option<String>,
+}
+
+/// A list of servers, and the requests of a build that has one.
+#[derive(Debug, Default, Serialize)]
+pub struct Listed {
+    pub list: Vec<Rule>,
+    /// Every public server could be reached as well.
+    pub learned: bool,
+    /// As in the record of requests.
+    pub requests: Vec<Entry>,
 }
 
 impl Run {
@@ -50,6 +64,9 @@ impl Run {
         self.result.clone_from(&result.exporter_response);
         if let Some(Ok(materials)) = &result.materials {
             self.materials.clone_from(materials);
+        }
+        if let (Some(listed), Some(told)) = (&mut self.egress, &result.egress) {
+            listed.requests.clone_from(&told.entries);
         }
         self.failure.clone_from(&result.failure);
     }
