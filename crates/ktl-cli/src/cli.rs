@@ -34,6 +34,9 @@ pub use step::StepFlags;
 ///
 /// ktl drives buildkitd directly over its gRPC socket. Everything that talks to the builder runs in a jail: no home directory,
 /// no keys, no sockets, only the build context (read-only) and the outputs that you asked for.
+///
+/// Every flag has a variable, KTL_ and its name (--no-cache: KTL_NO_CACHE), for when it is not typed; flags that ktl build does
+/// not have, with their command's name in front (KTL_STAGE_QUIET). What gives a build more than it has by default has to be typed.
 #[derive(Debug, Parser)]
 #[command(name = "ktl", version, after_help = exit::HELP, max_term_width = 110)]
 pub struct Cli {
@@ -203,7 +206,7 @@ pub struct BuildFlags {
     pub timeout: Option<Duration>,
     /// What to do about private keys, logins and hard links to other places in a context: warn, deny (exit 5, nothing of the
     /// file is sent) or off. What .dockerignore names is not sent and not looked at [default: warn; deny with --hermetic,
-    /// whatever KTL_CONTEXT_GUARD says; also: KTL_CONTEXT_GUARD]
+    /// whatever is set elsewhere]
     #[arg(long, value_enum, value_name = "warn|deny|off", hide_possible_values = true)]
     pub context_guard: Option<ContextGuard>,
     /// How often the keys of --ssh may log in during the build
@@ -293,10 +296,10 @@ pub struct BuilderFlags {
     #[arg(long, value_name = "FILE")]
     pub tlscacert: Option<PathBuf>,
     /// Client certificate, PEM
-    #[arg(long, value_name = "FILE", requires = "tlskey")]
+    #[arg(long, value_name = "FILE")]
     pub tlscert: Option<PathBuf>,
     /// Client key, PEM
-    #[arg(long, value_name = "FILE", requires = "tlscert")]
+    #[arg(long, value_name = "FILE")]
     pub tlskey: Option<PathBuf>,
     /// Directory with ca.pem|ca.crt, cert.pem|tls.crt and key.pem|tls.key
     #[arg(long, value_name = "DIR", conflicts_with_all = ["tlscacert", "tlscert", "tlskey"])]

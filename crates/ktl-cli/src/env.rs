@@ -1,7 +1,9 @@
-//! Every environment variable that ktl reads or sets, in one place.
+//! Every environment variable that ktl reads or sets, in one place, but for those that only stand for a flag ([`crate::settings`]).
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+
+use crate::settings::Settled;
 
 /// Address of the builder when `--builder` is not given.
 pub const KTL_BUILDER: &str = "KTL_BUILDER";
@@ -25,8 +27,6 @@ pub const BUILDKIT_PROGRESS: &str = "BUILDKIT_PROGRESS";
 pub const KTL_SANDBOX_BIN: &str = "KTL_SANDBOX_BIN";
 /// Who makes the jail, as `--sandbox-runtime`.
 pub const KTL_SANDBOX_RUNTIME: &str = "KTL_SANDBOX_RUNTIME";
-/// What is done about keys and logins in a context, as `--context-guard`.
-pub const KTL_CONTEXT_GUARD: &str = "KTL_CONTEXT_GUARD";
 /// ktl's cache directory; default `$XDG_CACHE_HOME/ktl`, then `~/.cache/ktl`.
 pub const KTL_CACHE_DIR: &str = "KTL_CACHE_DIR";
 /// The store of `ktl stage`, as `--to` and `--store`; default `store` in ktl's cache directory.
@@ -78,23 +78,35 @@ pub const KTL_SANDBOX_NONCE: &str = "KTL_SANDBOX_NONCE";
 /// What the jail's environment takes over from the user's: terminal and language, nothing that can hold a secret.
 pub const GUEST_ALLOWED: &[&str] = &["TERM", "COLORTERM", "NO_COLOR", "LANG", "LC_ALL", "LC_CTYPE"];
 
-/// The user's environment, read once.
+/// The user's environment, read once, and what it set.
 #[derive(Debug, Clone, Default)]
 pub struct Env {
     vars: std::collections::BTreeMap<OsString, OsString>,
+    settled: Settled,
 }
 
 impl Env {
     /// The environment of this process.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn current() -> Env {
-        Env { vars: std::env::vars_os().collect() }
+        Env { vars: std::env::vars_os().collect(), settled: Settled::default() }
     }
 
     /// An environment made of pairs, for tests.
     #[cfg(test)]
     pub fn of(vars: &[(&str, &str)]) -> Env {
-        Env { vars: vars.iter().map(|(key, value)| (key.into(), value.into())).collect() }
+        let vars = vars.iter().map(|(key, value)| (key.into(), value.into())).collect();
+        Env { vars, settled: Settled::default() }
+    }
+
+    /// With what became of the settings.
+    pub fn with_settings(self, settled: Settled) -> Env {
+        Env { settled, ..self }
+    }
+
+    /// What became of the settings: flags that somebody set without typing them.
+    pub fn settings(&self) -> &Settled {
+        &self.settled
     }
 
     /// The value of `name`; an empty one counts as unset.

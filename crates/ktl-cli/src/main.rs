@@ -37,6 +37,7 @@ mod pull;
 mod report;
 mod repository;
 mod runtime;
+mod settings;
 mod stage;
 mod stream;
 mod tidy;
@@ -49,7 +50,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use settings::Unread;
 
 fn main() -> ExitCode {
     sandbox_linux::close_name_service_trap();
@@ -61,11 +62,22 @@ fn main() -> ExitCode {
     match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
         Some(inside::step::COMMAND) => return inside::step::run(&env),
         Some(tidy::COMMAND) => return tidy::run().into(),
-        Some(commands::build::verify::COMMAND) => return ended(commands::build::verify::pass(&env)),
+        Some(commands::build::verify::COMMAND) => {
+            let (result, env) = commands::build::verify::pass(env);
+            return ended(result, &env);
+        }
         Some(private::supervisor::COMMAND) => return private::supervisor::run(&env).into(),
         _ => {}
     }
-    let cli = cli::Cli::parse();
+    let (cli, env) = match settings::read(std::env::args_os().collect(), env) {
+        Ok(read) => read,
+        Err(Unread::Typed(error)) => {
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(exit::Exit::Usage.code()).into();
+        }
+        Err(Unread::Set(failure)) => return ended(Err(failure), &env::Env::default()),
+    };
+    env.settings().tell(&ui::Ui { verbose: cli.verbose > 0, quiet: false });
     let result = match &cli.command {
         cli::Command::Build(args) => commands::build::run(args, cli.verbose, &env),
         cli::Command::Stage(args) => commands::stage::run(args, cli.verbose, &env),
@@ -80,13 +92,14 @@ fn main() -> ExitCode {
         cli::Command::Completion(args) => commands::completion::run(args),
         cli::Command::Man(args) => commands::man::run(args),
     };
-    ended(result)
+    ended(result, &env)
 }
 
-fn ended(result: Result<exit::Exit, failure::Failure>) -> ExitCode {
+fn ended(result: Result<exit::Exit, failure::Failure>, env: &env::Env) -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(failure) => {
+            let failure = env.settings().explain(failure);
             let _ = write!(std::io::stderr().lock(), "{failure}");
             failure.exit.into()
         }

@@ -34,6 +34,9 @@ pub struct TlsFiles {
 impl TlsFiles {
     /// `None` when no flag asks for TLS; a TCP connection is then made in the clear, as buildctl does.
     pub fn from_flags(flags: &BuilderFlags) -> Result<Option<TlsFiles>, String> {
+        if flags.tlscert.is_some() != flags.tlskey.is_some() {
+            return Err("--tlscert and --tlskey are needed together".to_owned());
+        }
         let mut files = TlsFiles {
             ca: flags.tlscacert.clone(),
             identity: flags.tlscert.clone().zip(flags.tlskey.clone()),

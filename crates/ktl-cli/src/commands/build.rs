@@ -47,7 +47,7 @@ pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     }
     let facts = facts(env)?;
     let report = ReportFile::open(args.result.report.as_deref(), &facts)?;
-    let mut told = Run::default();
+    let mut told = Run { settings: env.settings().told(), ..Run::default() };
     let outcome = settled(args, verbose, facts, env, &mut told, &ui);
     report.write(told, outcome)
 }

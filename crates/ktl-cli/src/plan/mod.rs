@@ -363,7 +363,7 @@ pub fn resolve(
         locals,
         times: None,
         stores: shared.stores,
-        context_guard: guard::watch(args, env)?,
+        context_guard: guard::watch(args),
         upload,
         outputs: results.destinations.iter().map(|_| GuestOutput::None).collect(),
         output_bounds: results.bounds,

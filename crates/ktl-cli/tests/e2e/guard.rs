@@ -37,7 +37,8 @@ fn a_key_is_told_and_sent_or_kept_back() {
         world.run(command.args(["build", "ctx", "-o", "denied"]).env("KTL_CONTEXT_GUARD", value))
     };
     of_env("deny").ends_with(5).says(said);
-    of_env("maybe").ends_with(2).says("\"maybe\" is none of warn, deny and off");
+    of_env("maybe").ends_with(2).says("KTL_CONTEXT_GUARD: \"maybe\" is none of warn, deny");
+    of_env("off").ends_with(2).says("--context-guard has to be typed");
     assert!(!world.path("denied").exists());
 
     // What is not sent is nobody's concern.

@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::guest::GuestResult;
 use crate::outputs::PendingFile;
 use crate::plan::{Facts, Hermetic};
+use crate::settings::Told;
 
 pub const VERSION: u32 = 1;
 
@@ -43,6 +44,8 @@ pub struct Run {
     pub result: BTreeMap<String, String>,
     /// The list of servers, and what was asked of them; nothing where the build has none.
     pub egress: Option<Listed>,
+    /// The flags that were set without being typed.
+    pub settings: Vec<Told>,
     /// What the guest said of a build that did not.
     #[serde(skip)]
     pub failure: Option<String>,

@@ -18,7 +18,6 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use buildsvc::csv;
 use buildsvc::output::{OutputKind, OutputSpec};
-use clap::Parser;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{self, SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -26,7 +25,7 @@ use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::builder::Address;
-use crate::cli::{self, BuildArgs, Cli};
+use crate::cli::{self, BuildArgs};
 use crate::compare::{Archive, CompareError, Difference, first_difference};
 use crate::display::inert;
 use crate::env::Env;
@@ -34,6 +33,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 use crate::outputs;
 use crate::plan;
+use crate::settings::{self, Unread};
 use crate::tidy::Tidier;
 use crate::ui::Ui;
 
@@ -236,12 +236,23 @@ fn follow(pid: i32, ended: BorrowedFd<'_>, signals: &SignalFd) -> io::Result<()>
 }
 
 /// The hidden command: one of the builds, `NAME DIR build …`.
-pub fn pass(env: &Env) -> Result<Exit, Failure> {
+pub fn pass(env: Env) -> (Result<Exit, Failure>, Env) {
+    match asked(env) {
+        Ok((args, verbose, env)) => (super::run(&args, verbose, &env), env),
+        Err(failure) => (Err(failure), Env::default()),
+    }
+}
+
+fn asked(env: Env) -> Result<(Box<BuildArgs>, u8, Env), Failure> {
     let mut given = std::env::args_os().skip(2);
     let strange =
         || Failure::usage(format!("{COMMAND} is a part of --verify-reproducible, and nothing to type"));
     let (Some(name), Some(dir)) = (given.next(), given.next()) else { return Err(strange()) };
-    let cli = Cli::try_parse_from([OsString::from("ktl")].into_iter().chain(given)).map_err(|_| strange())?;
+    let (cli, env) = match settings::read([OsString::from("ktl")].into_iter().chain(given).collect(), env) {
+        Ok(read) => read,
+        Err(Unread::Set(failure)) => return Err(failure),
+        Err(Unread::Typed(_)) => return Err(strange()),
+    };
     let cli::Command::Build(mut args) = cli.command else { return Err(strange()) };
     args.build.verify_reproducible = false;
     args.build.reproducible = true;
@@ -264,7 +275,7 @@ pub fn pass(env: &Env) -> Result<Exit, Failure> {
         }
         _ => return Err(strange()),
     }
-    super::run(&args, cli.verbose, env)
+    Ok((args, cli.verbose, env))
 }
 
 /// Has the build make an archive to be compared, and nothing else.
