@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use xtask::{attack, bench, demo, setup, test};
 
 const HELP: &str = "\
@@ -19,7 +19,7 @@ Commands:
   attack  Show ktl, buildctl and buildx to a hostile daemon, case by case; exit 1 when ktl is not safe
   hostile CASE --listen unix:PATH
           Be that daemon for one case, until interrupted; prints what it came by. Without CASE, list the cases
-  fuzz    A million damaged messages through all that reads what a builder sends; minutes
+  fuzz    A million damaged messages for each of what reads what others wrote: no panic, no wait, no growth; some minutes
   setup   Install what the others need; they call it themselves
 
 setup uses what is on PATH when it is new enough, and puts the rest below .tools. It installs Debian packages as root
@@ -29,6 +29,10 @@ Options of attack:
   --json                 Print JSON instead of a table
   --clients A,B          Only these: ktl, ktl-unjailed, buildctl, buildx
   --cases A,B            Only these, or these groups: files, files/unknown-names…; `hostile` lists them
+
+Options of fuzz:
+  --messages N           So many instead of a million, to each
+  --targets A,B          Only those with one of these in their names
 
 Options of bench:
   --jail                 Starts of jails instead: the native runtime beside nsjail and bwrap; --quick takes 200 runs
@@ -46,7 +50,7 @@ Options of bench:
 enum Action {
     Help,
     Setup,
-    Fuzz,
+    Fuzz { messages: u64, targets: Vec<String> },
     Demo(Vec<demo::Demo>),
     Test,
     Bench(bench::Request),
@@ -80,7 +84,7 @@ fn run(action: Action) -> Result<u8> {
     match action {
         Action::Help => print!("{HELP}"),
         Action::Setup => setup::run()?,
-        Action::Fuzz => return test::fuzz(),
+        Action::Fuzz { messages, targets } => return test::fuzz(messages, &targets),
         Action::Demo(demos) => return demo::run(&demos).map(|held| u8::from(!held)),
         Action::Test => return test::run(),
         Action::Bench(request) => bench::run(&request)?,
@@ -108,7 +112,7 @@ fn parse(arguments: &[String]) -> Result<Action> {
     let action = match command.as_str() {
         "help" => Action::Help,
         "setup" => Action::Setup,
-        "fuzz" => Action::Fuzz,
+        "fuzz" => return fuzz_request(rest),
         "demo" => return demo::parse(rest).map(Action::Demo),
         "test" => Action::Test,
         "bench" if rest.iter().any(|option| option == "--jail") => {
@@ -126,6 +130,20 @@ fn parse(arguments: &[String]) -> Result<Action> {
         Some(option) => bail!("{command} knows no option `{option}`"),
         None => Ok(action),
     }
+}
+
+fn fuzz_request(rest: &[String]) -> Result<Action> {
+    let (mut messages, mut targets) = (1_000_000, Vec::new());
+    let mut rest = rest.iter();
+    while let Some(option) = rest.next() {
+        let value = rest.next().with_context(|| format!("{option} needs a value"))?;
+        match option.as_str() {
+            "--messages" => messages = value.parse().with_context(|| format!("--messages {value}"))?,
+            "--targets" => targets = value.split(',').map(str::to_owned).collect(),
+            other => bail!("fuzz knows no option `{other}`"),
+        }
+    }
+    Ok(Action::Fuzz { messages, targets })
 }
 
 fn attack_request(rest: &[String]) -> Result<attack::Request> {

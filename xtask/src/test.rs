@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::{command, setup, workspace};
+use crate::{command, fuzz, setup, workspace};
 
 /// Sets up, then formatting, lints and tests. Stops at the first step that fails and returns its exit code.
 pub fn run() -> Result<u8> {
@@ -25,10 +25,15 @@ pub fn run() -> Result<u8> {
     tests()
 }
 
-/// A million damaged messages, by the tests that the suite leaves out.
-pub fn fuzz() -> Result<u8> {
-    let mut step = cargo(&["test", "-p", "buildsvc", "--lib", "a_million_damaged"]);
-    step.args(["--", "--ignored", "--nocapture"]);
+/// A million damaged messages to each target, by the tests that send a few thousand otherwise.
+pub fn fuzz(messages: u64, targets: &[String]) -> Result<u8> {
+    let mut step =
+        cargo(&["test", "-p", "buildsvc", "-p", "sandbox-linux", "-p", "ktl-cli", "--lib", "--bin", "ktl"]);
+    step.args(["--no-fail-fast", "damaged_messages_are_survived", "--", "--nocapture", "--test-threads=1"]);
+    step.env(fuzz::COUNT, messages.to_string()).env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
+    if !targets.is_empty() {
+        step.env(fuzz::ONLY, targets.join(","));
+    }
     eprintln!("\n$ {}", command::line(&step));
     let status = step.status().with_context(|| format!("start {}", command::line(&step)))?;
     Ok(exit_code(status))

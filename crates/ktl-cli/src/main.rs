@@ -21,6 +21,8 @@ mod env;
 mod exec;
 mod exit;
 mod failure;
+#[cfg(test)]
+mod fuzz_tests;
 mod gate;
 mod guest;
 mod hermetic;

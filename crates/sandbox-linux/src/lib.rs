@@ -15,6 +15,8 @@ mod elf;
 mod explain;
 mod fds;
 mod fields;
+#[cfg(test)]
+mod fuzz_tests;
 mod host;
 mod jail;
 mod limits;

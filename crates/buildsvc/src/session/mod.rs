@@ -19,7 +19,7 @@ pub mod host;
 pub mod policy;
 mod secrets;
 #[cfg(test)]
-mod services_tests;
+pub(crate) mod services_tests;
 mod sshforward;
 mod tunnel;
 mod upload;

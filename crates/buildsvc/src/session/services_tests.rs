@@ -169,6 +169,25 @@ async fn sources_are_decided_one_by_one() {
     assert_eq!(code(client.check_policy(nothing).await), Code::InvalidArgument);
 }
 
+/// The daemon's end of a session that offers everything, with `directory` as its context.
+pub async fn for_fuzzing(directory: &std::path::Path) -> Channel {
+    let receiver = Receiver::new(std::fs::File::open(directory).unwrap().into()).bounded(0);
+    let one = |id: &str| BTreeSet::from([id.to_owned()]);
+    let session = Session {
+        shared_key: String::new(),
+        locals: BTreeMap::from([("context".into(), LocalDir::open("context", directory).unwrap())]),
+        outputs: vec![Some(Output::new("out", Sink::Directory(Arc::new(receiver))))],
+        host: Arc::new(Answers { mood: Mood::HasNone, asked: AtomicUsize::new(0) }),
+        secrets: one("known"),
+        agents: one("default"),
+        stores: BTreeMap::from([("oci:store".into(), ContentStore::reading(None))]),
+        upload: None,
+        witness: None,
+        verifier: None,
+    };
+    connect(session.services().router).await
+}
+
 async fn connect(router: Router<Layered>) -> Channel {
     let (daemon, ours) = tokio::io::duplex(1 << 16);
     router.serve_with_incoming(tokio_stream::once(Ok::<_, Infallible>(ours))).await.unwrap();

@@ -234,7 +234,7 @@ fn pass(message: &[u8], guest: &UnixStream, agent: &UnixStream) -> io::Result<Ve
 }
 
 /// The comments of the keys in an agent's list, by the keys' fingerprints.
-fn identities(answer: &[u8]) -> BTreeMap<String, String> {
+pub(super) fn identities(answer: &[u8]) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let Some((&IDENTITIES_ANSWER, body)) = answer.get(4..).and_then(<[u8]>::split_first) else {
         return found;

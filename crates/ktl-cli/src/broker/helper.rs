@@ -103,18 +103,12 @@ impl Helpers {
     fn ask(&self, name: &str, server: &str, stop: &Stop) -> Result<Option<Login>, HelperError> {
         let Some(printed) = self.call(name, "get", server, server.as_bytes(), stop)? else { return Ok(None) };
         let (name, server) = (name.to_owned(), server.to_owned());
-        // Not serde's own text: it may quote the secret.
-        let answer: Answer = serde_json::from_slice(&printed).map_err(|error| HelperError::Malformed {
+        login_of(&printed).map(Some).map_err(|error| HelperError::Malformed {
             name,
             server,
+            // Not serde's own text: it may quote the secret.
             column: error.column(),
-        })?;
-        let secret = Secret(answer.secret.into_bytes());
-        Ok(Some(if answer.username == TOKEN_USER {
-            Login { identity_token: secret, ..Login::default() }
-        } else {
-            Login { username: answer.username, password: secret, ..Login::default() }
-        }))
+        })
     }
 
     /// What the helper prints; `None` when it has no login of that name.
@@ -156,6 +150,17 @@ impl Helpers {
         let text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(512).collect();
         Err(HelperError::Failed { name, server, status: ended.status, text })
     }
+}
+
+/// The login in what a helper printed.
+pub(super) fn login_of(printed: &[u8]) -> Result<Login, serde_json::Error> {
+    let answer: Answer = serde_json::from_slice(printed)?;
+    let secret = Secret(answer.secret.into_bytes());
+    Ok(if answer.username == TOKEN_USER {
+        Login { identity_token: secret, ..Login::default() }
+    } else {
+        Login { username: answer.username, password: secret, ..Login::default() }
+    })
 }
 
 #[cfg(test)]

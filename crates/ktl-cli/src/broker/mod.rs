@@ -13,6 +13,8 @@ mod agent;
 mod announce;
 pub mod client;
 pub mod desk;
+#[cfg(test)]
+pub mod fuzz_tests;
 mod helper;
 mod keyring;
 mod message;

@@ -332,4 +332,4 @@ fn token(
 
 #[cfg(test)]
 #[path = "realm_tests.rs"]
-mod tests;
+pub(super) mod tests;

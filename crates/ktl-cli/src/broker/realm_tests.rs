@@ -9,6 +9,13 @@ use std::sync::mpsc::{Receiver, channel};
 
 use super::*;
 
+/// The token in an answer with this body.
+pub fn answered(body: &[u8]) -> Result<Token, RealmError> {
+    let uri = Uri::from_static("https://auth.example/token");
+    let realm = Realm { uri, local: false, name: "https://auth.example/token".into() };
+    either(&realm, read(&realm, Ok(Response::new(Body::builder().data(body))))?)
+}
+
 /// Answers each request with the next of `answers` (status line and headers, then body), and hands out what it was
 /// asked. The last answer may be empty: then the connection is held open without a word until the test ends.
 struct Server {

@@ -16,6 +16,8 @@ use crate::private::{limits, trust};
 use crate::tls::TlsFiles;
 
 pub use address::{Address, Container, Ssh};
+#[cfg(test)]
+pub use buildx::named as named_by_buildx;
 pub use engine::{EngineHost, of_context, of_docker};
 
 /// Name of the private builder that is meant without one.

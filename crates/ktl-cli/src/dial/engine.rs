@@ -227,8 +227,13 @@ fn image_store(info: &[u8]) -> Result<ImageStore, EngineError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    /// Reads what an Engine may have answered in every way that an answer is read.
+    pub fn read_all(answer: &[u8]) {
+        let _ = (status(answer), api_version(answer), image_store(answer), head_end(answer));
+    }
 
     #[test]
     fn answers_of_engines() {

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 mod container;
 mod engine;
+#[cfg(test)]
+pub use engine::tests::read_all as read_engine_answer;
 mod program;
 mod ssh;
 

@@ -11,3 +11,5 @@ mod reported;
 
 pub use entry::{Entry, Told};
 pub use ledger::Ledger;
+#[cfg(test)]
+pub use reported::Reported;

@@ -20,6 +20,8 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::links::LinkNames;
+#[cfg(test)]
+pub(crate) use self::rules::RULES;
 use super::walk::lock;
 use super::{ContextError, LocalDir};
 
