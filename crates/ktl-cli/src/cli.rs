@@ -36,7 +36,9 @@ pub use step::StepFlags;
 /// no keys, no sockets, only the build context (read-only) and the outputs that you asked for.
 ///
 /// Every flag has a variable, KTL_ and its name (--no-cache: KTL_NO_CACHE), for when it is not typed; flags that ktl build does
-/// not have, with their command's name in front (KTL_STAGE_QUIET). What gives a build more than it has by default has to be typed.
+/// not have, with their command's name in front (KTL_STAGE_QUIET). Flags of ktl build are also keys of ktl.toml, in
+/// ~/.config/ktl ([build] no-cache = true, [egress] allow = ["pypi.org"]); one at the root of a context can only make its build
+/// stricter. What gives a build more than it has by default has to be typed. -v says what was set.
 #[derive(Debug, Parser)]
 #[command(name = "ktl", version, after_help = exit::HELP, max_term_width = 110)]
 pub struct Cli {

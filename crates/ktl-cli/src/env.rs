@@ -104,6 +104,12 @@ impl Env {
         Env { settled, ..self }
     }
 
+    /// With `value` for `name`, which is not set: what a file says of a flag whose variable is read where it counts.
+    pub fn filled(mut self, name: &str, value: &str) -> Env {
+        self.vars.insert(name.into(), value.into());
+        self
+    }
+
     /// What became of the settings: flags that somebody set without typing them.
     pub fn settings(&self) -> &Settled {
         &self.settled
@@ -153,7 +159,7 @@ impl Env {
             .or_else(|| self.home().map(|home| home.join(".local/state/ktl")))
     }
 
-    /// ktl's configuration directory, or `None` when neither variable nor home says where.
+    /// ktl's configuration directory, where `ktl.toml` is, or `None` when neither variable nor home says where.
     pub fn config_dir(&self) -> Option<PathBuf> {
         self.path("XDG_CONFIG_HOME")
             .filter(|dir| dir.is_absolute())

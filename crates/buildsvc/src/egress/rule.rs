@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::address::special;
 use super::host::{Host, HostError};
 use super::target::{Scheme, Target};
 
@@ -90,6 +91,56 @@ impl Rule {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// What both rules admit; nothing where that is nothing.
+    pub fn meet(&self, other: &Rule) -> Option<Rule> {
+        let scheme = match (self.scheme, other.scheme) {
+            (None, scheme) | (scheme, None) => scheme,
+            (one, other) if one == other => one,
+            _ => return None,
+        };
+        let path = match (&self.path, &other.path) {
+            (None, path) | (path, None) => path.clone(),
+            (Some(one), Some(other)) if is_below(one, other) => Some(one.clone()),
+            (Some(one), Some(other)) if is_below(other, one) => Some(other.clone()),
+            _ => return None,
+        };
+        let host = self.host.meet(&other.host).filter(|_| self.port == other.port)?;
+        Some(Rule { host: host.clone(), port: self.port, scheme, path })
+    }
+
+    /// What it admits besides public servers: an address that is not public, or a name of loopback's.
+    pub fn special(&self) -> Option<&'static str> {
+        let name = match &self.host {
+            Pattern::Is(Host::Address(address)) => return special(*address),
+            Pattern::Is(Host::Name(name)) | Pattern::Below(name) => name,
+        };
+        (name == "localhost" || name.ends_with(".localhost")).then_some("loopback")
+    }
+}
+
+impl Pattern {
+    fn meet<'a>(&'a self, other: &'a Pattern) -> Option<&'a Pattern> {
+        match (self, other) {
+            (Pattern::Is(one), Pattern::Is(other)) => (one == other).then_some(self),
+            (Pattern::Below(one), Pattern::Below(end)) if one.ends_with(end.as_str()) => Some(self),
+            (Pattern::Below(end), Pattern::Below(one)) if one.ends_with(end.as_str()) => Some(other),
+            (Pattern::Is(Host::Name(name)), Pattern::Below(end)) if name.ends_with(end.as_str()) => {
+                Some(self)
+            }
+            (Pattern::Below(end), Pattern::Is(Host::Name(name))) if name.ends_with(end.as_str()) => {
+                Some(other)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether the path `inner` is `outer` or lies below it.
+fn is_below(inner: &str, outer: &str) -> bool {
+    inner
+        .strip_prefix(outer)
+        .is_some_and(|rest| rest.is_empty() || outer.ends_with('/') || rest.starts_with('/'))
 }
 
 impl FromStr for Rule {
@@ -238,6 +289,45 @@ mod tests {
         ] {
             let error = text.parse::<Rule>().unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn two_rules_meet_in_what_both_admit() {
+        for (one, other, both) in [
+            ("example.org", "example.org", Some("example.org")),
+            ("example.org", "http://example.org", None),
+            ("example.org", "example.org:443", Some("example.org")),
+            ("m:5000", "http://m:5000", Some("http://m:5000")),
+            ("http://m:5000", "https://m:5000", None),
+            ("*.example.org", "a.b.example.org", Some("a.b.example.org")),
+            ("*.example.org", "example.org", None),
+            ("*.example.org", "*.b.example.org", Some("*.b.example.org")),
+            ("*.example.org", "*.bexample.org", None),
+            ("example.org/a", "example.org", Some("example.org/a")),
+            ("example.org/a", "example.org/a/b", Some("example.org/a/b")),
+            ("example.org/a", "example.org/a/", Some("example.org/a/")),
+            ("example.org/a", "example.org/ab", None),
+            ("*.example.org/a", "x.example.org", Some("x.example.org/a")),
+            ("10.0.0.1:80", "10.0.0.1:81", None),
+            ("10.0.0.1:80", "http://10.0.0.1", Some("http://10.0.0.1")),
+        ] {
+            let want = both.map(rule);
+            assert_eq!(rule(one).meet(&rule(other)), want, "{one} {other}");
+            assert_eq!(rule(other).meet(&rule(one)), want, "{other} {one}");
+        }
+        for (text, special) in [
+            ("example.org", false),
+            ("8.8.8.8", false),
+            ("10.0.0.1", true),
+            ("169.254.169.254", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("[fd00::1]", true),
+            ("localhost:5000", true),
+            ("*.a.localhost", true),
+            ("LOCALHOST.", true),
+        ] {
+            assert_eq!(rule(text).special().is_some(), special, "{text}");
         }
     }
 

@@ -35,7 +35,7 @@ use crate::plan::{self, BuildPlan, Facts, HostPlan, guest_path};
 use crate::private::{Network, Way, peer, start};
 use crate::tls::TlsFiles;
 use crate::ui::Ui;
-pub use facts::facts;
+pub use facts::{facts, read_bounded};
 use files::{ResultFiles, announce, check_digests};
 use hold::hold;
 use report::{Listed, ReportFile, Run};

@@ -1,12 +1,14 @@
 //! Which servers the build may reach.
 
+use std::io;
+use std::path::Path;
 use std::str;
 
 use buildsvc::build::{Build, CacheEntry};
 use buildsvc::egress::{Decision, Egress, Rule};
 
 use super::Facts;
-use crate::cli::{BuildArgs, EgressFlags};
+use crate::cli::BuildArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
@@ -28,10 +30,15 @@ pub fn resolve(args: &BuildArgs, facts: &Facts) -> Result<Option<Egress>, Failur
         return Err(Failure::usage("--hermetic means no network, and --egress means a little of it")
             .hint("Leave one of them out."));
     }
-    Ok(Some(Egress::new(rules(flags, facts)?, flags.egress_learn.is_some())))
+    Ok(Some(Egress::new(rules(&flags.egress, &facts.cwd, facts.read)?, flags.egress_learn.is_some())))
 }
 
-fn rules(flags: &EgressFlags, facts: &Facts) -> Result<Vec<Rule>, Failure> {
+/// The rules of `--egress`, those of its files included.
+pub fn rules(
+    texts: &[String],
+    cwd: &Path,
+    read: fn(&Path, u64) -> io::Result<Vec<u8>>,
+) -> Result<Vec<Rule>, Failure> {
     let mut rules = Vec::new();
     let parse = |text: &str, place: &str| {
         text.parse::<Rule>().map_err(|error| {
@@ -39,14 +46,13 @@ fn rules(flags: &EgressFlags, facts: &Facts) -> Result<Vec<Rule>, Failure> {
                 .hint("The form is [SCHEME://]HOST[:PORT][/PATH], such as pypi.org, http://deb.debian.org or *.example.org:8080.")
         })
     };
-    for text in &flags.egress {
+    for text in texts {
         let Some(file) = text.strip_prefix('@') else {
             rules.push(parse(text, "--egress")?);
             continue;
         };
         let unreadable = |why: String| Failure::usage(format!("--egress @{file}: {why}"));
-        let bytes =
-            (facts.read)(&facts.cwd.join(file), FILE_LIMIT).map_err(|error| unreadable(error.to_string()))?;
+        let bytes = read(&cwd.join(file), FILE_LIMIT).map_err(|error| unreadable(error.to_string()))?;
         let lines = str::from_utf8(&bytes).map_err(|error| unreadable(error.to_string()))?.lines();
         let lines = lines.zip(1..).map(|(line, number)| (line.trim(), number));
         for (line, number) in lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#')) {

@@ -43,6 +43,7 @@ use serde::{Deserialize, Serialize};
 pub use attestations::Metadata;
 pub use caches::CacheStore;
 pub use call::Call;
+pub use egress::rules as egress_rules;
 pub use engine::settle as for_engine;
 pub use hermetic::{Hermetic, is_by_digest, is_sbom};
 pub use inputs::dockerfile_of;

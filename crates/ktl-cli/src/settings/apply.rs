@@ -4,6 +4,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, CommandFactory as _};
 
 use super::flag::Kind;
+use super::reach::Reach;
 use super::value::Setting;
 use crate::cli::Cli;
 use crate::failure::Failure;
@@ -30,7 +31,8 @@ pub fn check(path: &[String], setting: &Setting) -> Result<(), Failure> {
 
 /// The command line with these settings as its defaults.
 pub fn apply(command: Command, path: &[String], settings: &[Setting]) -> Command {
-    settings.iter().fold(command, |command, setting| {
+    let settings = settings.iter().filter(|setting| setting.flag.reach != Reach::Elsewhere);
+    settings.fold(command, |command, setting| {
         let set = |arg: Arg| arg.default_values(&setting.values);
         let id = setting.flag.id.as_str();
         // A global flag is the root's.

@@ -4,9 +4,10 @@
 //! that it is not about. None that protects steps back for one that does not.
 
 use std::collections::BTreeSet;
+use std::mem;
 
-use super::Typed;
-use super::value::Setting;
+use super::value::{Setting, Source};
+use super::{Typed, merge};
 use crate::cli::SandboxSwitch;
 use crate::failure::Failure;
 use crate::plan::Hermetic;
@@ -21,12 +22,15 @@ pub struct Settled {
 
 /// Sorts `settings`, of which the first counts most.
 pub fn fit(settings: Vec<Setting>, typed: &Typed<'_>) -> Result<Settled, Failure> {
-    let mut settled = Settled::default();
-    for setting in settings {
+    let mut settled = merge::merge(settings)?;
+    for setting in mem::take(&mut settled.in_effect) {
         let clash = (!setting.is_off()).then(|| clash(&setting, &settled.in_effect, typed)).flatten();
         match clash {
             None => settled.in_effect.push(setting),
             Some(Clash::Typed(flag)) => settled.unused.push((setting, format!("--{flag} was typed"))),
+            Some(Clash::Set(other)) if !other.is_beside(&setting.source) => {
+                settled.unused.push((setting, format!("{other} goes before")));
+            }
             Some(Clash::Set(other)) => {
                 return Err(Failure::usage(format!("{other} and {} contradict each other", setting.source))
                     .hint("Leave one of them out."));
@@ -41,7 +45,7 @@ pub fn fit(settings: Vec<Setting>, typed: &Typed<'_>) -> Result<Settled, Failure
 
 enum Clash {
     Typed(String),
-    Set(String),
+    Set(Source),
 }
 
 /// What `setting` cannot be together with.
@@ -63,7 +67,7 @@ fn clash(setting: &Setting, others: &[Setting], typed: &Typed<'_>) -> Option<Cla
     other
         .into_iter()
         .find(|other| exclude(other.flag.id.as_str()).is_some())
-        .map(|other| Clash::Set(other.source.to_string()))
+        .map(|other| Clash::Set(other.source.clone()))
 }
 
 impl Settled {
@@ -87,7 +91,7 @@ impl Settled {
             && typed.matches.get_one::<SandboxSwitch>("sandbox") == Some(&SandboxSwitch::Off);
         let mut step = |why: &str, longs: &[&str], also: fn(&Setting) -> bool| {
             let longs: BTreeSet<&str> = longs.iter().copied().collect();
-            let (back, stay) = std::mem::take(&mut self.in_effect)
+            let (back, stay) = mem::take(&mut self.in_effect)
                 .into_iter()
                 .partition(|setting| longs.contains(setting.flag.long.as_str()) && also(setting));
             self.in_effect = stay;

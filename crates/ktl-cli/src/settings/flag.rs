@@ -1,5 +1,7 @@
 //! The flags of a command, as far as something else than the command line may set them.
 
+use std::fmt;
+
 use clap::{Arg, ArgAction, Command, Id};
 
 use super::reach::Reach;
@@ -12,8 +14,42 @@ pub struct Flag {
     pub long: String,
     /// The variable that stands for it.
     pub variable: String,
+    /// Its table and key in `ktl.toml`, which has those of `ktl build`.
+    pub key: Option<Key>,
     pub kind: Kind,
     pub reach: Reach,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    pub table: &'static str,
+    pub name: String,
+}
+
+impl Key {
+    /// The flag's name, without what the table says already.
+    fn of(long: &str) -> Option<Key> {
+        let (table, name) = match long.split_once('-') {
+            // The jail is there anyway, and how much is said is a matter of one run.
+            _ if matches!(long, "sandbox" | "verbose") => return None,
+            _ if long == "egress" => ("egress", "allow"),
+            _ if long == "builder" => ("builder", "address"),
+            _ if matches!(long, "trust" | "buildkitd-bin" | "idle-timeout") => ("builder", long),
+            _ if matches!(long, "hermetic" | "json") => ("sandbox", long),
+            _ if long.starts_with("tls") => ("builder", long),
+            Some(("sandbox", name)) => ("sandbox", name),
+            Some(("builder", name)) => ("builder", name),
+            Some(("egress", name)) => ("egress", name),
+            _ => ("build", long),
+        };
+        Some(Key { table, name: name.to_owned() })
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}] {}", self.table, self.name)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +112,8 @@ impl Flag {
             Some(_) => Reach::Elsewhere,
             None => Reach::of(&own, &long),
         };
-        Some(Flag { id: arg.get_id().clone(), long, variable, kind, reach })
+        let key = if shared { Key::of(&long) } else { None };
+        Some(Flag { id: arg.get_id().clone(), long, variable, key, kind, reach })
     }
 }
 

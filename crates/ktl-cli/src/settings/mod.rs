@@ -1,13 +1,19 @@
-//! What is said elsewhere than on the command line: `KTL_…` variables stand for flags that nobody typed.
+//! What is said elsewhere than on the command line: `KTL_…` variables and the files `ktl.toml` stand for flags that nobody
+//! typed.
 //!
 //! Done once, between reading the command line and acting on it, so that no command has to know: a setting becomes the default of
 //! its flag, and the command line is read again. What was typed wins over all. A setting never takes protection away: which flags
 //! have to be typed, and which can only become stricter, is in [`reach`].
 
 mod apply;
+mod file;
 mod fit;
 mod flag;
+mod merge;
+mod places;
 mod reach;
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -24,7 +30,9 @@ use crate::env::Env;
 use crate::failure::Failure;
 pub use fit::Settled;
 use flag::Flag;
+use reach::Reach;
 pub use told::Told;
+use value::Setting;
 
 /// Why there is nothing to do.
 #[derive(Debug)]
@@ -86,8 +94,12 @@ pub fn read(arguments: Vec<OsString>, env: Env) -> Result<(Cli, Env), Unread> {
     let matches = command.try_get_matches_from_mut(&arguments)?;
     let typed = Typed::of(&command, &matches);
     let flags = Flag::of(&typed.path, &command);
-    let settings = variables::set(&flags, &typed, &env)?;
+    let mut settings = variables::set(&flags, &typed, &env)?;
+    settings.extend(places::set(&flags, &typed, &command, &env)?);
     let settled = fit::fit(settings, &typed)?;
+    let elsewhere = settled.in_effect.iter().filter(|setting| setting.flag.reach == Reach::Elsewhere);
+    let env = elsewhere
+        .fold(env, |env, Setting { flag, values, .. }| env.filled(&flag.variable, &values.join(" ")));
     if settled.in_effect.is_empty() {
         return Ok((Cli::from_arg_matches(&matches)?, env.with_settings(settled)));
     }

@@ -1,7 +1,7 @@
 //! How far anything but the command line may set a flag.
 //!
 //! ktl fails closed, and what a person did not type must not take protection away: a variable may come from a CI system, a
-//! profile or a parent process. So what gives a build more than it has by default has to be typed, and what protects can be set
+//! profile or a parent process, a repository's file from whoever sent the last change. So what gives a build more than it has by default has to be typed, and what protects can be set
 //! to the stricter only. The tables here are the whole list; docs/reference.md prints them.
 
 use std::time::Duration;
@@ -9,11 +9,11 @@ use std::time::Duration;
 /// Of one flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// Any value, by a variable.
+    /// Any value, by a variable or the user's file.
     Free,
     /// A variable that is read where it counts; see `READ_ELSEWHERE`.
     Elsewhere,
-    /// By a variable, but never to something looser than without it.
+    /// By a variable, the user's file or the repository's. The strictest counts, and none is looser than what holds without.
     Stricter(Order),
     /// Nothing but the command line: that is what it does.
     Typed(&'static str),
@@ -35,10 +35,20 @@ impl Order {
     /// Whether a value that clap takes is no looser than what holds without one.
     pub fn takes(self, value: &str) -> bool {
         match self {
-            Order::Words(words) => words.contains(&value),
             Order::Shorter => humantime::parse_duration(value).is_ok_and(|time| time > Duration::ZERO),
             Order::Fewer(most) => value.parse().is_ok_and(|number: u64| number <= most),
+            Order::Words(_) => self.rank(value).is_some(),
             Order::Servers => true,
+        }
+    }
+
+    /// The higher, the stricter. Lists of servers have no such order.
+    pub fn rank(self, value: &str) -> Option<u128> {
+        match self {
+            Order::Words(words) => words.iter().position(|word| *word == value).map(|at| at as u128),
+            Order::Shorter => humantime::parse_duration(value).ok().map(|time| u128::MAX - time.as_nanos()),
+            Order::Fewer(_) => value.parse().ok().map(|number: u64| u128::MAX - u128::from(number)),
+            Order::Servers => None,
         }
     }
 }

@@ -219,3 +219,215 @@ fn a_failure_tells_what_nobody_typed() {
     assert!(!told.contains("hidden"));
     assert!(env.settings().explain(Failure::sandbox("x")).hints.is_empty());
 }
+
+/// Files of the user and of a repository, and an environment that has the first.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new(user: &str, repository: &str) -> Files {
+        let files = Files(tempfile::tempdir().unwrap());
+        for (dir, text) in [("config/ktl", user), ("ctx", repository)] {
+            std::fs::create_dir_all(files.0.path().join(dir)).unwrap();
+            if !text.is_empty() {
+                std::fs::write(files.0.path().join(dir).join("ktl.toml"), text).unwrap();
+            }
+        }
+        files
+    }
+
+    fn context(&self) -> String {
+        self.0.path().join("ctx").display().to_string()
+    }
+
+    fn build(&self, line: &[&str], variables: &[(&str, &str)]) -> Result<(Box<BuildArgs>, Env), Failure> {
+        let config = self.0.path().join("config").display().to_string();
+        let variables = [variables, &[("XDG_CONFIG_HOME", &config)]].concat();
+        build(&[&[self.context().as_str()], line].concat(), &variables)
+    }
+}
+
+#[test]
+fn the_users_file_sets_what_nothing_else_does() {
+    let user = "[build]\ntag = ['a', 'b']\nno-cache = true\nprogress = 'plain'\ntimeout = '1h'\n\
+                [sandbox]\nhermetic = 'best-effort'\nworkdir = '/w'\nruntime = 'native'\n\
+                [builder]\naddress = 'jail://mine'\nmemory = '4g'\ncpus = 1.5\ntrust = 'fork'\n";
+    let files = Files::new(user, "");
+    let (args, env) = files.build(&[], &[]).unwrap();
+    assert_eq!((args.result.tag.join(","), args.build.no_cache), ("a,b".to_owned(), true));
+    assert_eq!(args.build.timeout.map(|time| time.as_secs()), Some(3600));
+    assert_eq!(args.sandbox.hermetic, Hermetic::BestEffort);
+    let text = |name: &str| env.text(name).unwrap_or_default();
+    let read = ["KTL_BUILDER", "KTL_BUILDER_MEMORY", "KTL_BUILDER_CPUS", "KTL_TRUST", "KTL_SANDBOX_RUNTIME"];
+    assert_eq!(read.map(text), ["jail://mine", "4g", "1.5", "fork", "native"]);
+    assert!(
+        args.builder.private.builder_memory.is_none(),
+        "a limit that nobody typed asks for no other builder"
+    );
+    let told = env.settings().told().iter().find(|told| told.flag == "--hermetic").unwrap().from.to_string();
+    assert!(told.ends_with("config/ktl/ktl.toml:7"), "{told}");
+
+    let variables = [
+        ("KTL_TAG", "v"),
+        ("KTL_NO_CACHE", "0"),
+        ("BUILDKIT_HOST", "unix:///b"),
+        ("KTL_TRUST", "t"),
+        ("BUILDKIT_PROGRESS", "tty"),
+    ];
+    let (args, env) = files.build(&["--timeout", "2h"], &variables).unwrap();
+    assert_eq!((args.result.tag.join(","), args.build.no_cache), ("v".to_owned(), false));
+    assert_eq!(args.build.timeout.map(|time| time.as_secs()), Some(7200));
+    assert!(args.display.progress.is_none() && env.text("KTL_BUILDER").is_none());
+    assert_eq!(env.text("KTL_TRUST").as_deref(), Some("t"));
+
+    // Other commands have of it what they share with a build.
+    let config = files.0.path().join("config").display().to_string();
+    let env = Env::of(&[("XDG_CONFIG_HOME", &config)]);
+    let Ok((_, env)) = read_line(&["history", "ls"], env) else { panic!() };
+    assert_eq!(env.text("KTL_BUILDER").as_deref(), Some("jail://mine"));
+}
+
+fn read_line(line: &[&str], env: Env) -> Result<(Cli, Env), Unread> {
+    read(arguments(line), env)
+}
+
+#[test]
+fn a_file_that_is_not_understood_ends_the_command() {
+    for (user, place, part) in [
+        ("[build]\ntags = ['a']\n", "ktl.toml:2", "no key `tags` in [build]"),
+        ("[build]\n\nhermetic = true\n", "ktl.toml:3", "There is [sandbox] hermetic"),
+        ("[egress]\nallow = []\n", "ktl.toml:2", "empty list"),
+        ("tag = 'a'\n", "ktl.toml:1", "in no table"),
+        ("[build]\nno-cache = 'yes'\n", "ktl.toml:2", "none of true, false"),
+        ("[build]\ntimeout = ['1h']\n", "ktl.toml:2", "takes one value"),
+        ("[build]\nprogress = 'loud'\n", "ktl.toml:2", "invalid value 'loud'"),
+        ("[builder]\nmemory = 'much'\n", "ktl.toml:2", "invalid value"),
+        ("[sandbox]\nbind-home = true\n", "ktl.toml:2", "has to be typed"),
+        ("[build]\nallow = ['security.insecure']\n", "ktl.toml:2", "has to be typed"),
+        ("[build]\ncontext-guard = 'off'\n", "ktl.toml:2", "has to be typed"),
+        ("[sandbox]\nsandbox = 'off'\n", "ktl.toml:2", "no key"),
+        ("[build]\nno-cache = true\nno-cache-filter = ['a']\n", "ktl.toml:3", "contradict"),
+        ("[build\n", "ktl.toml:1", ""),
+    ] {
+        let failure = Files::new(user, "").build(&[], &[]).unwrap_err();
+        let text = failure.to_string();
+        assert!(failure.exit == Exit::Usage && text.contains(place) && text.contains(part), "{user}: {text}");
+    }
+    let policy = Files::new("[build]\nsource-policy-file = 'p'\n", "");
+    for variable in ["EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", "KTL_SOURCE_POLICY_FILE"] {
+        assert!(policy.build(&[], &[(variable, "q")]).unwrap_err().title.contains("both name"));
+    }
+}
+
+#[test]
+fn a_repository_can_make_a_build_stricter_only() {
+    let strict = "[sandbox]\nhermetic = true\n[build]\ncontext-guard = 'deny'\nnetwork = 'none'\ntimeout = '1m'\nssh-max-signatures = 1\n";
+    let (args, env) = Files::new("", strict).build(&[], &[]).unwrap();
+    assert_eq!(args.sandbox.hermetic, Hermetic::Required);
+    assert_eq!((args.build.context_guard, args.build.ssh_max_signatures), (Some(ContextGuard::Deny), 1));
+    assert_eq!(
+        (args.step.network.as_deref(), args.build.timeout.map(|time| time.as_secs())),
+        (Some("none"), Some(60))
+    );
+    assert!(env.settings().told()[0].from.to_string().ends_with("ctx/ktl.toml:2"));
+
+    // What the user asks for stays, unless the repository asks for more; and what is typed counts.
+    let loose = "[sandbox]\nhermetic = false\n[build]\ntimeout = '9h'\n";
+    let user = "[sandbox]\nhermetic = 'best-effort'\n[build]\ntimeout = '1h'\n";
+    let (args, _) =
+        Files::new(user, loose).build(&[], &[("KTL_HERMETIC", "off"), ("KTL_TIMEOUT", "2h")]).unwrap();
+    assert_eq!(args.sandbox.hermetic, Hermetic::BestEffort);
+    assert_eq!(args.build.timeout.map(|time| time.as_secs()), Some(3600));
+    let (args, _) = Files::new(user, strict).build(&["--hermetic=off", "--timeout", "3h"], &[]).unwrap();
+    assert_eq!(args.sandbox.hermetic, Hermetic::Off);
+    assert_eq!(args.build.timeout.map(|time| time.as_secs()), Some(10_800));
+
+    for (repository, exit, part) in [
+        ("[build]\ntag = ['a']\n", Exit::Policy, "not for a repository"),
+        ("[builder]\ntrust = 'vendor'\n", Exit::Policy, "not for a repository"),
+        ("[builder]\naddress = 'tcp://evil:1'\n", Exit::Policy, "not for a repository"),
+        ("[sandbox]\nbind-home = true\n", Exit::Usage, "has to be typed"),
+        ("[build]\nnetwork = 'host'\n", Exit::Usage, "has to be typed"),
+        ("[build]\nssh-max-signatures = 21\n", Exit::Usage, "has to be typed"),
+        ("[egress]\nallow = ['@/etc/passwd']\n", Exit::Policy, "names a file"),
+        ("[egress]\nallow = ['a.example', '10.0.0.1']\n", Exit::Policy, "10.0.0.1 is private"),
+        ("[egress]\nallow = ['http://localhost:80']\n", Exit::Policy, "is loopback"),
+        ("[egress]\nallow = ['http://169.254.169.254']\n", Exit::Policy, "is link-local"),
+        ("[egress]\nlearn = 'list'\n", Exit::Usage, "has to be typed"),
+    ] {
+        let failure = Files::new("", repository).build(&[], &[]).unwrap_err();
+        assert!(failure.exit == exit && failure.title.contains(part), "{repository}: {failure}");
+    }
+}
+
+#[test]
+fn lists_of_servers_narrow_each_other() {
+    let list = |hosts: &[&str]| format!("[egress]\nallow = {hosts:?}\n");
+    for (user, repository, variable, want) in [
+        (&[][..], &["a.example"][..], "", Ok(&["a.example"][..])),
+        (&["a.example", "10.0.0.1"], &[], "", Ok(&["a.example", "10.0.0.1"])),
+        (
+            &["*.example.org", "10.0.0.1"],
+            &["a.example.org/x", "10.0.0.1", "10.0.0.2"],
+            "",
+            Ok(&["10.0.0.1", "a.example.org/x"]),
+        ),
+        (&["a.example", "b.example"], &[], "b.example\nc.example", Ok(&["b.example"])),
+        (&["a.example"], &["b.example"], "", Err("no server is on all")),
+        (&["a.example"], &["a.example"], "b.example", Err("no server is on all")),
+    ] {
+        let of = |hosts: &[&str]| if hosts.is_empty() { String::new() } else { list(hosts) };
+        let files = Files::new(&of(user), &of(repository));
+        match (files.build(&[], &[("KTL_EGRESS", variable)]), want) {
+            (Ok((args, _)), Ok(want)) => {
+                let mut found = args.egress.egress;
+                found.sort();
+                let mut want: Vec<&str> = want.to_vec();
+                want.sort();
+                assert_eq!(found, want);
+            }
+            (Err(failure), Err(part)) => {
+                assert!(failure.exit == Exit::Policy && failure.title.contains(part), "{failure}")
+            }
+            (other, _) => panic!("{user:?} {repository:?} {variable:?}: {other:?}"),
+        }
+    }
+    let files = Files::new(&list(&["a.example"]), &list(&["b.example"]));
+    let (args, _) = files.build(&["--egress", "c.example"], &[]).unwrap();
+    assert_eq!(args.egress.egress, ["c.example"], "what is typed is what counts");
+    assert!(
+        files.build(&["--hermetic"], &[]).is_err(),
+        "lists that contradict each other are told all the same"
+    );
+    let (args, _) = Files::new(&list(&["a.example"]), "").build(&["--hermetic"], &[]).unwrap();
+    assert!(args.egress.egress.is_empty());
+}
+
+#[test]
+fn an_odd_file_in_the_context_holds_nothing_up() {
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("x"), "[sandbox]\nhermetic = true\n").unwrap();
+    type Make = fn(&std::path::Path, &std::path::Path);
+    let odd: [(Make, &str); 5] = [
+        (|path, outside| std::os::unix::fs::symlink(outside.join("x"), path).unwrap(), "is a link"),
+        (|path, _| std::os::unix::fs::symlink("nowhere", path).unwrap(), "is a link"),
+        (|path, _| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(), "no regular file"),
+        (|path, _| std::fs::create_dir(path).unwrap(), "no regular file"),
+        (|path, _| std::fs::File::create(path).unwrap().set_len(1 << 30).unwrap(), "larger than"),
+    ];
+    for (make, part) in odd {
+        let files = Files::new("", "");
+        make(&files.0.path().join("ctx/ktl.toml"), outside.path());
+        let failure = files.build(&[], &[]).unwrap_err();
+        assert!(failure.exit == Exit::Usage && failure.title.contains(part), "{failure}");
+    }
+    // A user's own may be a link, as tools that keep settings make them.
+    let files = Files::new("", "");
+    std::os::unix::fs::symlink(outside.path().join("x"), files.0.path().join("config/ktl/ktl.toml")).unwrap();
+    assert_eq!(files.build(&[], &[]).unwrap().0.sandbox.hermetic, Hermetic::Required);
+    let files = Files::new("", "");
+    std::os::unix::fs::symlink("nowhere", files.0.path().join("config/ktl/ktl.toml")).unwrap();
+    assert!(files.build(&[], &[]).is_err(), "a file that leads nowhere is not the same as none");
+    for context in ["-", "https://h.example/x.git", "/nowhere"] {
+        set(&[context], &[]);
+    }
+}

@@ -1,12 +1,14 @@
 //! One setting: what is said of a flag, and where.
 
 use std::fmt;
-use std::str;
+use std::mem;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::flag::{Flag, Kind};
 use super::reach::{Order, Reach};
+use crate::display::inert;
 use crate::failure::Failure;
 
 #[derive(Debug, Clone)]
@@ -22,12 +24,31 @@ pub struct Setting {
 #[serde(into = "String")]
 pub enum Source {
     Variable(String),
+    /// `ktl.toml` in the context.
+    Repository {
+        path: PathBuf,
+        line: usize,
+    },
+    /// `ktl.toml` in the user's configuration directory.
+    User {
+        path: PathBuf,
+        line: usize,
+    },
+    /// What all of these leave.
+    All(Vec<Source>),
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Variable(name) => f.write_str(name),
+            Source::Repository { path, line } | Source::User { path, line } => {
+                write!(f, "{}:{line}", inert::text(&path.to_string_lossy()))
+            }
+            Source::All(sources) => {
+                let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
+                f.write_str(&sources.join(" and "))
+            }
         }
     }
 }
@@ -35,6 +56,13 @@ impl fmt::Display for Source {
 impl From<Source> for String {
     fn from(source: Source) -> String {
         source.to_string()
+    }
+}
+
+impl Source {
+    /// Whether both are of the same place, so that neither goes before the other.
+    pub fn is_beside(&self, other: &Source) -> bool {
+        mem::discriminant(self) == mem::discriminant(other)
     }
 }
 

@@ -159,6 +159,50 @@ fn claim<'a>(report: &'a serde_json::Value, about: &str) -> &'a serde_json::Valu
 }
 
 #[test]
+fn a_list_in_ktl_toml_is_a_list() {
+    let mirror = Mirror::start(files(&[("/good/a", "a"), ("/secret", "s")]));
+    let at = &mirror.address;
+    let registry = crate::ktl::PARTS.registry.address();
+    let world = World::with_dockerfile("FROM BUSYBOX\nCOPY steps /\nRUN sh /steps\n");
+    let steps = ["good/a", "secret"].map(|path| {
+        format!("wget -q -O- http://{at}/{path} >/dev/null && echo reached {path} || echo refused {path}")
+    });
+    world.write("ctx/steps", steps.join("\n"));
+    let good = format!("http://{at}/good");
+    let list = |servers: &[&str]| format!("# Of this test\n[egress]\nallow = {servers:?}\n");
+    let own = world.write("home/.config/ktl/ktl.toml", list(&[&good, registry]));
+    let shown = ["--progress=plain", "--no-cache", "-v", "--report", "report", "--egress-record"];
+    let build = |record: &str, more: &[&str]| world.build(&[&shown[..], &[record], more].concat());
+
+    let ran = build("of-file", &[]).ok().says("reached good/a").says("refused secret");
+    ran.says("[config] --egress ").says("home/.config/ktl/ktl.toml:3)");
+    assert!(mirror.was_asked("/good/a") && !mirror.was_asked("/secret"));
+    let report: serde_json::Value = serde_json::from_str(&world.read("report")).unwrap();
+    let setting = &report["settings"][0];
+    assert_eq!(
+        (&setting["flag"], &setting["value"]),
+        (&"--egress".into(), &format!("{good} {registry}").into())
+    );
+    assert_eq!(claim(&report, "RUN reaches only the list")["state"], "held", "{report}");
+    // What is typed counts instead, and is the same list here.
+    build("typed", &["--egress", &good, "--egress", registry]).ok().says_not("[config] --egress ");
+    assert_eq!(world.read("of-file"), world.read("typed"));
+
+    // The context's own file narrows it, and opens nothing.
+    world.write("ctx/ktl.toml", list(&[registry, &format!("http://{at}/secret")]));
+    let ran = build("narrowed", &[]).ok().says("refused good/a").says("refused secret");
+    ran.says("ctx/ktl.toml:3 and ").says("home/.config/ktl/ktl.toml:3)");
+    fs::remove_file(own).unwrap();
+    let ran = build("opened", &[]).ends_with(5);
+    ran.says("ctx/ktl.toml:3: ").says("is loopback, and not for a repository to open").says("--egress");
+    assert!(!mirror.was_asked("/secret"));
+
+    // The control: without a list everything is there.
+    fs::remove_file(world.path("ctx/ktl.toml")).unwrap();
+    world.build(&["--progress=plain", "--no-cache"]).ok().says("reached good/a").says("reached secret");
+}
+
+#[test]
 fn what_the_daemon_fetches_obeys_too() {
     let mirror = Mirror::start(files(&[("/file", "x")]));
     let at = &mirror.address;

@@ -10,6 +10,7 @@ mod caches;
 mod calls;
 mod canaries;
 mod clients;
+mod config;
 mod container;
 mod context;
 mod demos;
