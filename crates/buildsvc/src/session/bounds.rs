@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
 use tower::{Layer, Service};
 
 use super::filesync;
@@ -51,8 +51,23 @@ where
                 Status::resource_exhausted(format!("the head of a call has at most {MAX_HEAD} bytes"));
             return Box::pin(async move { Ok(refusal.into_http()) });
         }
-        Box::pin(self.0.call(request))
+        Box::pin(self.0.call(unshared(request)))
     }
+}
+
+/// The same request, holding no memory of the frames that it came in: its address alone, which lives as long as the call,
+/// would keep all of a large head.
+fn unshared(request: Request<Body>) -> Request<Body> {
+    let (mut head, body) = request.into_parts();
+    if let Ok(uri) = head.uri.to_string().parse() {
+        head.uri = uri;
+    }
+    for value in head.headers.values_mut() {
+        if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            *value = copy;
+        }
+    }
+    Request::from_parts(head, body)
 }
 
 /// As RFC 9113 counts, with 32 bytes for each field.
@@ -79,5 +94,17 @@ mod tests {
             let status = Status::from_header_map(reply.headers()).unwrap();
             assert_eq!(status.code() == tonic::Code::ResourceExhausted, refused, "{path}");
         }
+    }
+
+    #[test]
+    fn a_request_keeps_nothing_of_its_frame() {
+        let frame = tonic::codegen::Bytes::from("/service/method and a value".repeat(100));
+        let value = HeaderValue::from_maybe_shared(frame.slice(..27)).unwrap();
+        let shared =
+            Request::builder().uri("/service/method?q").header("x", value).body(Body::empty()).unwrap();
+        let own = unshared(shared);
+        assert_eq!(own.uri(), "/service/method?q");
+        assert_eq!(own.headers()["x"], "/service/method and a value");
+        assert!(frame.is_unique());
     }
 }

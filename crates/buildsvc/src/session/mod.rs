@@ -127,8 +127,9 @@ pub enum Sink {
     Directory(Arc<Receiver>),
 }
 
-/// The daemon asks with one header for each pattern of an ignore file, and a file may have thousands.
-const MAX_HEADERS: u32 = 4 << 20;
+/// The daemon asks with one header for each pattern of an ignore file, and a file may have thousands. The table by which
+/// headers are compressed may keep what the last hundred heads came in, so they cannot be as large as one likes.
+const MAX_HEADERS: u32 = 1 << 20;
 /// Calls at once: a build has one for each directory, result and stream to an agent.
 const MAX_CALLS: u32 = 200;
 /// What the daemon may send ahead on one call: an archive, the files of a result…

@@ -87,7 +87,7 @@ pub const CASES: &[Case] = &[
     Case::new("files/ids-twice", "requests one file again and again", |visit| Box::pin(ids_twice(visit))),
     Case::new("files/request-flood", "sends a million requests", |visit| Box::pin(request_flood(visit))),
     Case::new("files/many-patterns", "asks with 100 000 patterns", |visit| Box::pin(many_patterns(visit))),
-    Case::new("files/huge-pattern", "asks with patterns of 1 MiB", |visit| Box::pin(huge_pattern(visit))),
+    Case::new("files/huge-pattern", "asks with patterns of 512 KiB", |visit| Box::pin(huge_pattern(visit))),
     Case::new("files/slow-patterns", "asks with patterns that take long to match", |visit| {
         Box::pin(slow_patterns(visit))
     }),
@@ -212,7 +212,7 @@ async fn many_patterns(visit: Visit) -> End {
 
 async fn huge_pattern(visit: Visit) -> End {
     for unit in ["a", "*", "?", "[a-z]", "a/", "**/", "\\\\"] {
-        let pattern = unit.repeat((1 << 20) / unit.len());
+        let pattern = unit.repeat((512 << 10) / unit.len());
         let _ = visit.grab(&Ask { include: vec![pattern.clone()], ..Ask::of("context") }).await;
         let _ = visit.grab(&Ask { follow: vec![pattern], ..Ask::of("context") }).await;
     }

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tonic::{Code, Status};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::{Code, Request, Status};
 
-use crate::hostile::case::{Case, End, Honest, Script};
+use crate::hostile::case::{Case, End, Honest, Script, over};
 use crate::hostile::progress::{Raw, Update, ended, log, now, step};
 use crate::hostile::visit::Visit;
 use crate::hostile::wire::grpc::health::v1::HealthCheckRequest;
@@ -14,17 +16,23 @@ use crate::hostile::wire::grpc::health::v1::health_client::HealthClient;
 use crate::hostile::wire::moby::buildkit::v1::{Vertex, VertexStatus, VertexWarning};
 use crate::hostile::wire::moby::filesync::v1::CredentialsRequest;
 use crate::hostile::wire::moby::filesync::v1::auth_client::AuthClient;
+use crate::hostile::wire::moby::filesync::v1::file_sync_client::FileSyncClient;
 use crate::hostile::wire::pb::{ProgressGroup, SourceInfo};
 
 const MARK: &str = "HONEST-MARK";
 const DROPPED: &str = "dropped";
 /// Just below what gRPC takes in one message here and there.
 const MESSAGE: usize = 15 << 20;
+/// 15 of them are just below 1 MiB.
+const LONG_VALUE: usize = 64 << 10;
+
+/// A case in which much is read in builds of ktl that are not optimized.
+const fn slow(name: &'static str, about: &'static str, script: Script) -> Case {
+    Case { limit: Duration::from_secs(600), ..Case::new(name, about, script) }
+}
 
 const fn shown(name: &'static str, about: &'static str, script: Script) -> Case {
-    let mut case = Case::new(name, about, script).honest(Honest::Shown(MARK));
-    case.limit = Duration::from_secs(600);
-    case
+    slow(name, about, script).honest(Honest::Shown(MARK))
 }
 
 pub const CASES: &[Case] = &[
@@ -74,6 +82,18 @@ pub const CASES: &[Case] = &[
         .honest(Honest::Visited),
     Case::new("flood/session-calls", "makes 5000 calls of the session at once", |visit| {
         Box::pin(session_calls(visit))
+    }),
+    slow(
+        "flood/session-heads",
+        "asks 300 times for a directory with 960 KiB of headers, 150 at once",
+        |visit| Box::pin(session_heads(visit, 15)),
+    ),
+    slow("flood/session-long-heads", "asks 300 times for a directory with 3.9 MiB of headers", |visit| {
+        // Such heads end the session, so what is given comes first.
+        Box::pin(async move {
+            visit.honest().await;
+            session_heads(visit, 62).await
+        })
     }),
     Case::new("flood/session-streams", "opens 5000 streams in the session and leaves them", |visit| {
         Box::pin(session_streams(visit))
@@ -284,6 +304,33 @@ async fn session_calls(visit: Visit) -> End {
     calls.join_all().await;
     visit.honest().await;
     Err(Status::unknown("over"))
+}
+
+/// Asks for a directory again and again with heads of `values` long values, and keeps the answers.
+async fn session_heads(visit: Visit, values: usize) -> End {
+    let session = visit.session("FileSync").await;
+    let value: AsciiMetadataValue = "v".repeat(LONG_VALUE).parse().expect("plain text");
+    for round in 0..2 {
+        let mut calls = tokio::task::JoinSet::new();
+        for number in 0..150 {
+            let (open, requests) = tokio::sync::mpsc::channel(1);
+            let mut request = Request::new(ReceiverStream::new(requests));
+            let metadata = request.metadata_mut();
+            metadata.append("dir-name", AsciiMetadataValue::from_static("context"));
+            for _ in 0..values {
+                metadata.append("x-long", value.clone());
+            }
+            // Short and new, so that the table of known headers takes it, and with it what it came in.
+            metadata.append("x-mark", AsciiMetadataValue::from(round * 1000 + number));
+            let mut client = FileSyncClient::new(session.clone());
+            calls.spawn(async move { (client.diff_copy(request).await, open) });
+        }
+        let kept = calls.join_all().await;
+        let answered = kept.iter().filter(|(answer, _)| answer.is_ok()).count();
+        visit.record().told(format!("{answered} of 150 calls were answered"));
+    }
+    visit.honest().await;
+    over()
 }
 
 async fn session_streams(visit: Visit) -> End {
