@@ -13,6 +13,10 @@ use super::{Output, Sink};
 use crate::error::BuildError;
 use crate::export::Receiver;
 use crate::export::archive::{ArchiveError, Contents, Inspector};
+use crate::status::bounded;
+
+/// Of what a daemon calls a digest, in a message.
+const MAX_WORD: usize = 256;
 
 /// The outputs of a build and how far each has come.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ struct Delivery {
     sink: Place,
     /// Calls that may still come.
     calls: usize,
+    /// The digest of the image that the daemon named with it.
+    word: Option<String>,
     /// What the archive holds, where that was looked at.
     contents: Option<Contents>,
     /// Calls that ended well.
@@ -66,6 +72,7 @@ impl Deliveries {
                 Sink::Directory(receiver) => Place::Directory(receiver),
             },
             calls: output.calls,
+            word: None,
             contents: None,
             done: 0,
             failure: None,
@@ -92,8 +99,13 @@ impl Deliveries {
         self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where the call for exporter `id` delivers, and the mark of a receiver at work.
-    pub(super) fn accept(&self, id: usize) -> Result<(Place, mpsc::Sender<()>), Status> {
+    /// Where the call for exporter `id` delivers, and the mark of a receiver at work. `word` is the digest of the image that
+    /// it says it brings.
+    pub(super) fn accept(
+        &self,
+        id: usize,
+        word: Option<String>,
+    ) -> Result<(Place, mpsc::Sender<()>), Status> {
         let working = self.working.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let working = working.ok_or_else(|| Status::unavailable("the build has ended"))?;
         let mut outputs = self.lock();
@@ -107,7 +119,11 @@ impl Deliveries {
                 delivery.calls = delivery.calls.checked_sub(1).ok_or_else(delivered)?;
                 Place::Directory(receiver.clone())
             }
-            Place::File(file) => Place::File(Some(file.take().ok_or_else(delivered)?)),
+            Place::File(file) => {
+                let writing = file.take().ok_or_else(delivered)?;
+                delivery.word = word;
+                Place::File(Some(writing))
+            }
         };
         Ok((place, working))
     }
@@ -136,8 +152,8 @@ impl Delivered {
         self.0.into_iter().find_map(|delivery| Some(undelivered(delivery.path, delivery.failure?)))
     }
 
-    /// Holds the daemon to its word: a build that succeeded has delivered every output. `image` is the digest of the image
-    /// that it says it exported, where it exported but one.
+    /// Holds the daemon to its word: a build that succeeded has delivered every output, and an archive is of the image that
+    /// was named with it. `image` is the digest of the image that it says it exported, where it exported but one.
     pub(crate) fn complete(self, image: Option<&str>) -> Result<(), BuildError> {
         for delivery in self.0 {
             match delivery.failure {
@@ -148,12 +164,15 @@ impl Delivered {
                 }
                 None => {}
             }
-            if let (Some(image), Some(contents)) = (image, delivery.contents)
-                && !contents.images.iter().any(|found| found.as_str() == image)
-            {
-                let found = contents.images.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                let what = format!("it holds the image {found}, and the builder spoke of {image}");
-                return Err(BuildError::Mismatch { path: delivery.path, what });
+            let Some(contents) = delivery.contents else { continue };
+            for image in [image, delivery.word.as_deref()].into_iter().flatten() {
+                if !contents.images.iter().any(|found| found.as_str() == image) {
+                    let found =
+                        contents.images.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                    let image = bounded(image.to_owned(), MAX_WORD);
+                    let what = format!("it holds the image {found}, and the builder spoke of {image}");
+                    return Err(BuildError::Mismatch { path: delivery.path, what });
+                }
             }
         }
         Ok(())

@@ -84,7 +84,7 @@ impl StreamingService<Bytes> for DiffCopy {
         let deliveries = self.deliveries.clone();
         Box::pin(async move {
             let id = exporter(call.metadata());
-            let (place, working) = deliveries.accept(id)?;
+            let (place, working) = deliveries.accept(id, image(call.metadata()))?;
             match place {
                 Place::Directory(receiver) => {
                     Ok(Response::new(receive_tree(deliveries, id, receiver, call.into_inner(), working)))
@@ -104,6 +104,12 @@ impl StreamingService<Bytes> for DiffCopy {
 fn exporter(metadata: &MetadataMap) -> usize {
     let id = metadata.get("buildkit-attachable-exporter-id");
     id.and_then(|id| id.to_str().ok()).and_then(|id| id.parse().ok()).unwrap_or(0)
+}
+
+/// The digest of the image that the call says it brings. The answer to the solve has one for all exporters together.
+fn image(metadata: &MetadataMap) -> Option<String> {
+    let digest = metadata.get("exporter-md-containerimage.digest")?;
+    Some(String::from_utf8_lossy(digest.as_bytes()).into_owned())
 }
 
 /// Writes an archive to its end, on a thread of its own: the file may be a pipe whose reader takes its time, and a

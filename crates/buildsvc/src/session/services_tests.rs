@@ -311,12 +311,26 @@ async fn an_unnamed_agent_is_the_default_one() {
 
 /// Calls FileSend as a daemon does, with one message for each chunk.
 async fn deliver(served: &Served, exporter: usize, chunks: &[&'static [u8]]) -> Result<(), Status> {
+    deliver_image(served, exporter, chunks, None).await
+}
+
+/// The same with the digest that it names as that of an image.
+async fn deliver_image(
+    served: &Served,
+    exporter: usize,
+    chunks: &[&'static [u8]],
+    word: Option<&str>,
+) -> Result<(), Status> {
     let messages: Vec<_> =
         chunks.iter().map(|chunk| wire::BytesMessage { data: Bytes::from_static(chunk) }).collect();
     let mut request = tokio_stream::iter(messages).into_streaming_request();
     request
         .metadata_mut()
         .insert("buildkit-attachable-exporter-id", exporter.to_string().parse().expect("a number"));
+    if let Some(word) = word {
+        let word = word.parse().expect("plain text");
+        request.metadata_mut().insert("exporter-md-containerimage.digest", word);
+    }
     call(served, request).await
 }
 
@@ -422,6 +436,33 @@ async fn an_image_is_held_against_the_daemons_word() {
         match served.deliveries.take().complete(word) {
             Ok(()) => assert!(held, "{word:?}"),
             Err(BuildError::Mismatch { path, .. }) => assert!(!held && path == "x.tar", "{word:?}"),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Of several images the answer speaks of one, but each comes with a word of its own.
+#[tokio::test]
+async fn each_of_several_images_is_held_against_its_own_word() {
+    let (tar, digest) = image();
+    let tar: &'static [u8] = tar.leak();
+    let other = digest.as_str().replace(digest.hex(), &"0".repeat(64));
+    for (first, second, ill) in [
+        (Some(digest.as_str()), Some(digest.as_str()), None),
+        (None, Some(digest.as_str()), None),
+        (Some(other.as_str()), Some(digest.as_str()), Some("0.tar")),
+        (Some(digest.as_str()), Some(other.as_str()), Some("1.tar")),
+        (None, Some("nonsense"), Some("1.tar")),
+    ] {
+        let output = |name: &str| Some(Output::new(name, Sink::Image(tempfile::tempfile().unwrap())));
+        let mut served = serve(Mood::Gives, &[], vec![output("0.tar"), output("1.tar")]).await;
+        deliver_image(&served, 0, &[tar], first).await.unwrap();
+        deliver_image(&served, 1, &[tar], second).await.unwrap();
+        served.deliveries.stop_accepting();
+        let _ = served.handlers.recv().await;
+        match served.deliveries.take().complete(None) {
+            Ok(()) => assert_eq!(ill, None, "{first:?} {second:?}"),
+            Err(BuildError::Mismatch { path, .. }) => assert_eq!(ill, Some(path.as_str())),
             Err(other) => panic!("{other:?}"),
         }
     }
