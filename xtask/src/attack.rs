@@ -50,7 +50,7 @@ pub fn run(request: &Request) -> Result<bool> {
     if let Some(unknown) =
         request.clients.iter().find(|name| !Client::ALL.iter().map(names).any(|n| n == **name))
     {
-        bail!("--clients: {unknown:?} is none of ktl, ktl-unjailed, buildctl, buildx");
+        bail!("--clients: {unknown:?} is none of ktl, ktl-unjailed, ktl-nsjail, buildctl, buildx");
     }
     let wanted = |client: &Client| request.clients.is_empty() || request.clients.contains(&names(client));
     let clients: Vec<Client> = Client::ALL.into_iter().filter(wanted).collect();

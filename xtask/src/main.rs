@@ -27,7 +27,7 @@ or through sudo; nothing else changes the machine.
 
 Options of attack:
   --json                 Print JSON instead of a table
-  --clients A,B          Only these: ktl, ktl-unjailed, buildctl, buildx
+  --clients A,B          Only these: ktl, ktl-unjailed, ktl-nsjail, buildctl, buildx
   --cases A,B            Only these, or these groups: files, files/unknown-names…; `hostile` lists them
 
 Options of fuzz:

@@ -15,24 +15,28 @@ pub enum Client {
     /// In a jail that ktl makes itself.
     Ktl,
     KtlUnjailed,
+    /// In a jail that nsjail makes.
+    KtlNsjail,
     Buildctl,
     Buildx,
 }
 
 impl Client {
-    pub const ALL: [Client; 4] = [Client::Ktl, Client::KtlUnjailed, Client::Buildctl, Client::Buildx];
+    pub const ALL: [Client; 5] =
+        [Client::Ktl, Client::KtlUnjailed, Client::KtlNsjail, Client::Buildctl, Client::Buildx];
 
     pub fn name(self) -> &'static str {
         match self {
             Client::Ktl => "ktl",
             Client::KtlUnjailed => "ktl-unjailed",
+            Client::KtlNsjail => "ktl-nsjail",
             Client::Buildctl => "buildctl",
             Client::Buildx => "buildx",
         }
     }
 
     pub fn is_ktl(self) -> bool {
-        matches!(self, Client::Ktl | Client::KtlUnjailed)
+        matches!(self, Client::Ktl | Client::KtlUnjailed | Client::KtlNsjail)
     }
 }
 
@@ -40,7 +44,7 @@ impl Client {
 pub fn command(client: Client, ktl: &Path, ground: &Ground, socket: &Path, told: Told) -> Result<Command> {
     let address = format!("unix://{}", socket.display());
     let program = match client {
-        Client::Ktl | Client::KtlUnjailed => ktl.to_owned(),
+        Client::Ktl | Client::KtlUnjailed | Client::KtlNsjail => ktl.to_owned(),
         Client::Buildctl => tools::buildctl()?,
         Client::Buildx => tools::buildx()?,
     };
@@ -59,10 +63,13 @@ pub fn command(client: Client, ktl: &Path, ground: &Ground, socket: &Path, told:
             command::run(&mut create).context("make a builder of buildx")?;
             command.args(["build", "--builder", "hostile"]).arg(&context);
         }
-        Client::Ktl | Client::KtlUnjailed => {
+        Client::Ktl | Client::KtlUnjailed | Client::KtlNsjail => {
             command.arg("build").arg(&context).args(["--builder", &address]);
             match client {
                 Client::Ktl => command.args(["--sandbox", "--sandbox-runtime", "native"]),
+                Client::KtlNsjail => command
+                    .args(["--sandbox", "--sandbox-runtime", "nsjail", "--sandbox-bin"])
+                    .arg(tools::nsjail()?),
                 _ => command.arg("--sandbox=off"),
             };
             command.args(told.ktl).envs(told.env.iter().copied());

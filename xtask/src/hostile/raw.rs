@@ -69,6 +69,24 @@ impl Connection {
         self.frame(CONTINUATION, END_HEADERS, self.id, &[]).await
     }
 
+    /// Answers the request with headers that are well and good, and no end.
+    pub async fn open_answer(&mut self) -> Option<()> {
+        // `:status: 200` and a literal field.
+        let kind = [&[0x00, 12][..], b"content-type", &[16], b"application/grpc"].concat();
+        self.frame(HEADERS, END_HEADERS, self.id, &[&[0x88], &kind[..]].concat()).await
+    }
+
+    /// Announces a frame of data and sends the beginning of it.
+    pub async fn torn_frame(&mut self) -> Option<()> {
+        let head = [&[0, 1, 0, 0, 0][..], &self.id.to_be_bytes(), &[0; 10]].concat();
+        self.stream.write_all(&head).await.ok()
+    }
+
+    /// Says nothing more, but goes on listening.
+    pub async fn half_close(&mut self) -> Option<()> {
+        self.stream.shutdown().await.ok()
+    }
+
     /// Reads and drops what comes, until the client goes.
     pub async fn listen(mut self) {
         let mut nothing = [0; 4096];

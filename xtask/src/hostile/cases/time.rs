@@ -9,6 +9,7 @@ use tokio::net::UnixStream;
 use crate::hostile::case::{Case, End, Honest, Script, over};
 use crate::hostile::ground::Ground;
 use crate::hostile::progress::{Update, log, step};
+use crate::hostile::raw::Connection;
 use crate::hostile::visit::Visit;
 
 /// For an answer, for silence and for the last words, in seconds: a test need not wait as long as a user.
@@ -28,6 +29,17 @@ pub const CASES: &[Case] = &[
     })
     .silent("session")
     .says(&["no answer within 2 s"]),
+    waiting("time/no-trailers", "begins an answer and does not end it", |visit| Box::pin(never(visit)))
+        .talk(|stream, ground| Box::pin(no_trailers(stream, ground)))
+        .says(&["no answer within 2 s"]),
+    waiting("time/torn-frame", "stops in the middle of a frame", |visit| Box::pin(never(visit)))
+        .talk(|stream, ground| Box::pin(torn_frame(stream, ground)))
+        .says(&["no answer within 2 s"]),
+    waiting("time/half-closed", "closes its half of the connection and listens on", |visit| {
+        Box::pin(never(visit))
+    })
+    .talk(|stream, ground| Box::pin(half_closed(stream, ground)))
+    .says(&["lost the connection"]),
     waiting("time/silent-build", "says nothing once the build has begun", |visit| Box::pin(never(visit)))
         .says(&["nothing came from the builder for 3 s"]),
     waiting("time/silent-after-progress", "reports some progress, then says nothing", |visit| {
@@ -58,6 +70,28 @@ async fn deaf(mut stream: UnixStream, ground: Arc<Ground>) {
     ground.record.visited();
     let mut nothing = [0; 4096];
     while let Ok(1..) = stream.read(&mut nothing).await {}
+}
+
+async fn no_trailers(stream: UnixStream, ground: Arc<Ground>) {
+    let Some(mut connection) = Connection::accept(stream).await else { return };
+    ground.record.visited();
+    connection.open_answer().await;
+    connection.listen().await;
+}
+
+async fn torn_frame(stream: UnixStream, ground: Arc<Ground>) {
+    let Some(mut connection) = Connection::accept(stream).await else { return };
+    ground.record.visited();
+    connection.open_answer().await;
+    connection.torn_frame().await;
+    connection.listen().await;
+}
+
+async fn half_closed(stream: UnixStream, ground: Arc<Ground>) {
+    let Some(mut connection) = Connection::accept(stream).await else { return };
+    ground.record.visited();
+    connection.half_close().await;
+    connection.listen().await;
 }
 
 async fn some_progress(visit: Visit) -> End {
