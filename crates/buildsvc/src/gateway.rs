@@ -51,11 +51,7 @@ pub(crate) async fn ask(
         }
         Err(status) => {
             let error = rpc::Status::decode(status.details()).ok().filter(|error| error.code != 0);
-            let error = error.unwrap_or_else(|| rpc::Status {
-                code: status.code().into(),
-                message: status.message().to_owned(),
-                details: Vec::new(),
-            });
+            let error = error.unwrap_or_else(|| refusal(&status));
             (wire::ReturnRequest { result: None, error: Some(error) }, Err(status))
         }
     };
@@ -86,6 +82,11 @@ pub(crate) async fn capabilities(client: &Client, limit: Duration) -> Result<BTr
     let caps = client.ask(DURING, limit, asked).await?;
     let caps = caps.map_err(|status| client::refused(DURING, &status))?;
     Ok(caps.into_iter().filter(|cap| cap.enabled).map(|cap| cap.id).collect())
+}
+
+/// What is returned in the place of a result that there is not.
+pub(crate) fn refusal(status: &Status) -> rpc::Status {
+    rpc::Status { code: status.code().into(), message: status.message().to_owned(), details: Vec::new() }
 }
 
 pub(crate) fn bridge(client: &Client) -> LlbBridgeClient<Channel> {

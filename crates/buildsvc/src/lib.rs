@@ -12,6 +12,7 @@ pub mod csv;
 pub mod digest;
 pub mod dockerconfig;
 pub mod dockerfile;
+pub mod download;
 pub mod egress;
 pub mod entitlement;
 pub mod error;

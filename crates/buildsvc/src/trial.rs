@@ -18,10 +18,9 @@ use crate::context::LocalDir;
 use crate::digest::Digest;
 use crate::error::BuildError;
 use crate::failure;
-use crate::gateway::{bridge, within};
+use crate::gateway::{bridge, refusal, within};
 use crate::identity;
 use crate::platform::Platform;
-use crate::proto::google::rpc;
 use crate::proto::moby::buildkit::v1 as control;
 use crate::proto::moby::buildkit::v1::frontend as wire;
 use crate::proto::pb;
@@ -164,11 +163,7 @@ async fn drive(
         Ok(bridge.read_file(within(reference, file)?).await?.into_inner().data.to_vec())
     };
     let answer = read.await;
-    let error = answer.as_ref().err().map(|status| rpc::Status {
-        code: status.code().into(),
-        message: status.message().to_owned(),
-        details: Vec::new(),
-    });
+    let error = answer.as_ref().err().map(refusal);
     let end = wire::ReturnRequest { result: error.is_none().then(wire::Result::default), error };
     bridge.r#return(within(reference, end)?).await?;
     answer
@@ -236,7 +231,8 @@ fn definition(trial: &Trial<'_>, platform: &Platform) -> pb::Definition {
     definition
 }
 
-fn digest_of(bytes: &[u8]) -> String {
+/// What the parts of a definition call each other.
+pub(crate) fn digest_of(bytes: &[u8]) -> String {
     Digest::sha256(&Sha256::digest(bytes).into()).to_string()
 }
 

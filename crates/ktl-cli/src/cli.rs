@@ -4,6 +4,7 @@
 //! clap can say what is wrong with them; [`crate::plan`] settles what they mean together.
 
 mod egress;
+mod former;
 mod names;
 mod step;
 
@@ -23,10 +24,12 @@ use crate::commands::logout::LogoutArgs;
 use crate::commands::sandbox::SandboxArgs;
 use crate::commands::stage::StageArgs;
 use crate::display::Mode;
+use crate::env::{self, Env};
 use crate::exit;
 use crate::plan::Hermetic;
 use crate::private::limits;
 pub use egress::EgressFlags;
+pub use former::FormerFlags;
 pub use names::NamesFlags;
 pub use step::StepFlags;
 
@@ -46,12 +49,27 @@ pub struct Cli {
     pub command: Command,
 
     /// Say what was decided and why: the builder that was found, the jail's proof; twice, trace the build
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    /// (-D and --debug are the same)
+    #[arg(short, long, short_alias = 'D', alias = "debug", global = true, action = ArgAction::Count)]
     pub verbose: u8,
+}
+
+impl Cli {
+    /// Fills in what the environment says of flags that were not given, where that is all that it says.
+    pub fn take_defaults(&mut self, env: &Env) {
+        if let Command::Build(args) = &mut self.command
+            && args.build.platform.is_empty()
+        {
+            let platforms = env.text(env::DOCKER_DEFAULT_PLATFORM).unwrap_or_default();
+            args.build.platform =
+                platforms.split(',').filter(|one| !one.is_empty()).map(str::to_owned).collect();
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    #[command(visible_alias = "b")]
     Build(Box<BuildArgs>),
     Stage(Box<StageArgs>),
     Lock(Box<LockArgs>),
@@ -101,7 +119,8 @@ pub struct ManArgs {
 /// Progress goes to stderr, the digest of the image to stdout. Without --output, --push or --load the result stays in the
 /// builder's cache.
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_BUILD_HELP)]
+// As everywhere in docker, the last of several values counts.
+#[command(after_help = AFTER_BUILD_HELP, args_override_self = true)]
 pub struct BuildArgs {
     /// The build context: a directory, a git repository (URL#REF:SUBDIR), an archive at an http(s) URL, or - for an archive
     /// or a Dockerfile on standard input
@@ -112,6 +131,8 @@ pub struct BuildArgs {
     pub build: BuildFlags,
     #[command(flatten)]
     pub step: StepFlags,
+    #[command(flatten)]
+    pub former: FormerFlags,
     #[command(flatten)]
     pub egress: EgressFlags,
     #[command(flatten)]
@@ -136,11 +157,16 @@ const AFTER_BUILD_HELP: &str = "Examples:
 Exit codes: 0 ok, 1 build failed, 2 usage, 3 builder unreachable or lost, 4 sandbox, 5 policy, 70 internal error,
 128+N ended by signal N";
 
+/// A value of a switch, as docker reads it.
+fn boolean(text: &str) -> Result<bool, String> {
+    buildsvc::csv::boolean(text).ok_or_else(|| "expected true or false".to_owned())
+}
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Build")]
 pub struct BuildFlags {
-    /// Path of the Dockerfile, relative to the current directory, or to a context that is no directory; - for standard input
-    /// [default: PATH/Dockerfile]
+    /// The Dockerfile: a path, relative to the current directory, or to a context that is no directory; a URL, which the builder
+    /// fetches; - for standard input [default: PATH/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Further context, for COPY --from=NAME and FROM NAME: a directory, docker-image://IMAGE, oci-layout://DIR[:TAG], or a
@@ -156,7 +182,7 @@ pub struct BuildFlags {
     /// Label of the image (repeatable)
     #[arg(long, value_name = "KEY[=VALUE]")]
     pub label: Vec<String>,
-    /// Target platforms, such as linux/amd64,linux/arm64 (repeatable)
+    /// Target platforms, such as linux/amd64,linux/arm64 (repeatable) [also: DOCKER_DEFAULT_PLATFORM]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
     pub platform: Vec<String>,
     /// Make results that are equal wherever they are built: SOURCE_DATE_EPOCH is the time of the context's commit unless you
@@ -168,7 +194,8 @@ pub struct BuildFlags {
     #[arg(long, conflicts_with_all = ["call", "check"])]
     pub verify_reproducible: bool,
     /// Do not use the build cache
-    #[arg(long, conflicts_with = "no_cache_filter")]
+    #[arg(long, value_parser = boolean, action = ArgAction::Set, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false", hide_default_value = true, conflicts_with = "no_cache_filter")]
     pub no_cache: bool,
     /// Do not use the build cache for these stages (repeatable)
     #[arg(long, value_name = "STAGE")]
@@ -180,14 +207,15 @@ pub struct BuildFlags {
     #[arg(long, value_name = "CACHE")]
     pub cache_to: Vec<String>,
     /// Look for newer versions of all images that the build refers to
-    #[arg(long)]
+    #[arg(long, value_parser = boolean, action = ArgAction::Set, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false", hide_default_value = true)]
     pub pull: bool,
     /// Ask about the Dockerfile instead of building it: check, outline or targets[,format=json] (exit 1 when a check finds
     /// something)
     #[arg(long, value_name = "METHOD")]
     pub call: Option<String>,
     /// Look for mistakes in the Dockerfile, --call check
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_parser = boolean, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub check: Option<bool>,
     /// What the Dockerfile's names mean, for --hermetic; `ktl stage` writes it [default: ktl.lock beside the Dockerfile, where
     /// there is one]
@@ -245,10 +273,12 @@ pub struct ResultFlags {
     #[arg(long, value_name = "VALUE")]
     pub sbom: Option<String>,
     /// Push the image to its registry (type=registry)
-    #[arg(long)]
+    #[arg(long, value_parser = boolean, action = ArgAction::Set, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false", hide_default_value = true)]
     pub push: bool,
     /// Load the image into the Docker Engine (type=docker, handed to `docker load`)
-    #[arg(long)]
+    #[arg(long, value_parser = boolean, action = ArgAction::Set, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false", hide_default_value = true)]
     pub load: bool,
     /// The most bytes that the outputs on this side may have, each, such as 500m or 2g [default: the free space of their disk]
     #[arg(long, value_name = "SIZE")]
@@ -277,12 +307,13 @@ pub struct ResultFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Display")]
 pub struct DisplayFlags {
-    /// Style of the progress: auto, plain, tty, quiet or rawjson [default: auto, which is tty on a terminal; also:
+    /// Style of the progress: auto, plain, tty, quiet, rawjson or none [default: auto, which is tty on a terminal; also:
     /// BUILDKIT_PROGRESS]
     #[arg(long, value_name = "STYLE")]
     pub progress: Option<Mode>,
     /// No progress; print the image ID alone
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = boolean, action = ArgAction::Set, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false", hide_default_value = true)]
     pub quiet: bool,
 }
 

@@ -45,6 +45,8 @@ pub const DOCKER_CONTEXT: &str = "DOCKER_CONTEXT";
 pub const DOCKER_TLS_VERIFY: &str = "DOCKER_TLS_VERIFY";
 /// Directory of ca.pem, cert.pem and key.pem for that; default docker's own directory.
 pub const DOCKER_CERT_PATH: &str = "DOCKER_CERT_PATH";
+/// Platforms where `--platform` names none, as docker reads it.
+pub const DOCKER_DEFAULT_PLATFORM: &str = "DOCKER_DEFAULT_PLATFORM";
 /// Becomes the build argument of that name, as in docker buildx.
 pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// A source policy, as `--source-policy-file`.

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::BrokerClient;
 use crate::cancel::{self, Cancel};
 use crate::claims::{self, Claim, State};
-use crate::display::{self, Display, Mode};
+use crate::display::{self, Display};
 use crate::egress::{self, Ledger};
 use crate::env::{self, Env};
 use crate::exec;
@@ -291,7 +291,7 @@ async fn hold_conversation(
         Err(_) => display::Outcome::Failed,
     });
     let mut stderr = io::stderr().lock();
-    if let Some(ledger) = ledger.as_ref().filter(|_| !matches!(plan.progress, Mode::Quiet | Mode::RawJson)) {
+    if let Some(ledger) = ledger.as_ref().filter(|_| !plan.progress.is_for_programs()) {
         for line in ledger.summary() {
             let _ = writeln!(stderr, "{line}");
         }
@@ -302,7 +302,7 @@ async fn hold_conversation(
             if plan.metadata.as_ref().is_some_and(|metadata| metadata.warnings) {
                 result.warnings = summary.warnings.iter().map(display::rawjson::warning).collect();
             }
-            if !matches!(plan.progress, Mode::Quiet | Mode::RawJson) {
+            if !plan.progress.is_for_programs() {
                 let _ = write!(stderr, "{}", report::warnings(&summary));
                 if plan.verbose > 0 {
                     let (counts, seconds) = (summary.counts, summary.elapsed.as_secs_f64());

@@ -1,5 +1,5 @@
 //! A look around from inside the jail: what `ktl sandbox probe`, `ktl sandbox doctor`, `ktl builder` and
-//! `ktl history` start it for.
+//! `ktl history` start it for, and a build whose Dockerfile is somewhere on the web.
 //!
 //! The questions come in with the sealed plan, and only after the proof. A builder is asked from in here as well: it is
 //! untrusted, and the jail is where ktl talks to it.
@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use buildsvc::client::{Client, Worker};
+use buildsvc::download::download;
 use buildsvc::error::BuildError;
 use buildsvc::history::{Details, Forgotten, Listing, Which};
 use buildsvc::usage::{Pruning, Selection, Usage};
@@ -25,6 +26,8 @@ pub use replaying::Replaying;
 
 /// How long a builder may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to download a file.
+const DOWNLOAD: Duration = Duration::from_secs(120);
 
 /// What the guest saw.
 #[derive(Debug, Serialize, Deserialize)]
@@ -51,6 +54,11 @@ pub enum Question {
     Replay(Replaying),
     /// To remove the records of these builds, or of all.
     Forget(Option<Vec<String>>),
+    /// To get the file at a URL, and give this many bytes of it.
+    Download {
+        url: String,
+        limit: u32,
+    },
 }
 
 /// What it answers.
@@ -68,6 +76,7 @@ pub enum Said {
     /// Whether it knows the build.
     Replayed(bool),
     Forgotten(Forgotten),
+    Downloaded(Vec<u8>),
 }
 
 /// A builder that gave no sensible answer.
@@ -99,7 +108,8 @@ pub fn around(plan: &LookPlan, proof: Proof, connection: Option<OwnedFd>) -> Res
     Ok(Looked { proof, answers, builder })
 }
 
-fn put(question: &Question, connection: OwnedFd) -> Result<Result<Said, Refused>, Failure> {
+/// What the builder at the other end says to `question`.
+pub fn put(question: &Question, connection: OwnedFd) -> Result<Result<Said, Refused>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -120,6 +130,9 @@ fn put(question: &Question, connection: OwnedFd) -> Result<Result<Said, Refused>
             Question::Recorded(which) => Ok(Said::Recorded(client.recorded(which).await?.map(Box::new))),
             Question::Replay(replaying) => replaying.show(&client).await.map(Said::Replayed),
             Question::Forget(which) => client.forget(which.as_deref()).await.map(Said::Forgotten),
+            Question::Download { url, limit } => {
+                download(&client, url, *limit, DOWNLOAD).await.map(Said::Downloaded)
+            }
         }
     });
     Ok(answer.map_err(|error: BuildError| Refused { code: report::exit_code(&error), why: chain(&error) }))

@@ -71,7 +71,7 @@ fn main() -> ExitCode {
         Some(private::supervisor::COMMAND) => return private::supervisor::run(&env).into(),
         _ => {}
     }
-    let (cli, env) = match settings::read(std::env::args_os().collect(), env) {
+    let (mut cli, env) = match settings::read(std::env::args_os().collect(), env) {
         Ok(read) => read,
         Err(Unread::Typed(error)) => {
             let _ = error.print();
@@ -80,6 +80,7 @@ fn main() -> ExitCode {
         Err(Unread::Set(failure)) => return ended(Err(failure), &env::Env::default()),
     };
     env.settings().tell(&ui::Ui { verbose: cli.verbose > 0, quiet: false });
+    cli.take_defaults(&env);
     let result = match &cli.command {
         cli::Command::Build(args) => commands::build::run(args, cli.verbose, &env),
         cli::Command::Stage(args) => commands::stage::run(args, cli.verbose, &env),

@@ -67,7 +67,13 @@ impl From<OutputError> for Failure {
 
 /// Makes `destinations` ready to receive. `nonce` makes the names of staged things unique. With directories among them, the
 /// process that clears up after a killed ktl comes along; it is to be dropped last.
-pub fn open(destinations: &[Destination], nonce: &str) -> Result<(Vec<Opened>, Option<Tidier>), Failure> {
+///
+/// A mirror takes the place of what ktl did not put there only when `delete_anything`.
+pub fn open(
+    destinations: &[Destination],
+    nonce: &str,
+    delete_anything: bool,
+) -> Result<(Vec<Opened>, Option<Tidier>), Failure> {
     let mut tidier = None;
     if destinations
         .iter()
@@ -80,12 +86,17 @@ pub fn open(destinations: &[Destination], nonce: &str) -> Result<(Vec<Opened>, O
     }
     let opened = destinations
         .iter()
-        .map(|destination| open_one(destination, nonce, tidier.as_mut()))
+        .map(|destination| open_one(destination, nonce, delete_anything, tidier.as_mut()))
         .collect::<Result<_, _>>()?;
     Ok((opened, tidier))
 }
 
-fn open_one(destination: &Destination, nonce: &str, tidier: Option<&mut Tidier>) -> Result<Opened, Failure> {
+fn open_one(
+    destination: &Destination,
+    nonce: &str,
+    delete_anything: bool,
+    tidier: Option<&mut Tidier>,
+) -> Result<Opened, Failure> {
     match destination {
         Destination::None => Ok(Opened::None),
         Destination::Stdout => {
@@ -98,6 +109,9 @@ fn open_one(destination: &Destination, nonce: &str, tidier: Option<&mut Tidier>)
             Ok(Opened::Directory(PendingDirectory::create(path, Existing::Merge, nonce, tidier)?))
         }
         Destination::Mirror(path) => {
+            if !delete_anything {
+                directory::may_delete(path)?;
+            }
             Ok(Opened::Directory(PendingDirectory::create(path, Existing::Delete, nonce, tidier)?))
         }
         Destination::Engine => start_docker_load(),

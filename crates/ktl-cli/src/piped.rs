@@ -1,4 +1,4 @@
-//! What comes on standard input: a Dockerfile, or the whole context as an archive.
+//! What comes on standard input: a Dockerfile, or the whole context as an archive; and a Dockerfile that came from the web.
 //!
 //! Which of the two it is, the first bytes tell. A Dockerfile is put into a directory of this run, and builds whose context is
 //! no directory get an empty one to stand in; both go when ktl ends, however that ends. Follows docker buildx
@@ -46,8 +46,14 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Reads from standard input what `args` say is there. `cache` is where the directory is made.
-    pub fn take(args: &BuildArgs, facts: &Facts, cache: &Path) -> Result<Intake, Failure> {
+    /// Reads from standard input what `args` say is there. `cache` is where the directory is made, `downloaded` the Dockerfile
+    /// where `args` name a URL for it.
+    pub fn take(
+        args: &BuildArgs,
+        facts: &Facts,
+        cache: &Path,
+        downloaded: Option<&[u8]>,
+    ) -> Result<Intake, Failure> {
         let of_stdin = args.context == Path::new("-");
         let file_of_stdin = args.build.file.as_deref() == Some(Path::new("-"));
         if of_stdin && file_of_stdin {
@@ -55,7 +61,7 @@ impl Intake {
         }
         let is_directory = (facts.kind_of)(&facts.cwd.join(&args.context)) == Kind::Directory;
         let is_remote = !is_directory && args.context.to_str().is_some_and(remote::is_remote);
-        if !of_stdin && !file_of_stdin && !is_remote {
+        if !of_stdin && !file_of_stdin && !is_remote && downloaded.is_none() {
             return Ok(Intake::default());
         }
         let failed = |what: &str, error: io::Error| Failure::usage(format!("failed to {what}: {error}"));
@@ -75,6 +81,13 @@ impl Intake {
         let make = |dir: &Path| DirBuilder::new().recursive(true).mode(0o700).create(dir);
         make(&dir.join(CONTEXT)).map_err(|error| failed("make a directory for the inputs", error))?;
         let mut intake = Intake { dir: Some(dir.clone()), piped: None, _tidier: Some(tidier) };
+        let keep = |text: &[u8]| {
+            let path = dir.join(DOCKERFILE);
+            make(&path)
+                .and_then(|()| fs::write(path.join("Dockerfile"), text))
+                .map_err(|error| failed("keep the Dockerfile", error))
+        };
+        downloaded.map(keep).transpose()?;
         if of_stdin && is_archive(&head) {
             intake.piped = Some(Piped::Archive { head });
         } else if of_stdin || file_of_stdin {
@@ -85,10 +98,7 @@ impl Intake {
                     "what came on standard input is no archive, and too large for a Dockerfile",
                 ));
             }
-            let path = dir.join(DOCKERFILE);
-            make(&path)
-                .and_then(|()| fs::write(path.join("Dockerfile"), head))
-                .map_err(|error| failed("keep the Dockerfile", error))?;
+            keep(&head)?;
             intake.piped = Some(Piped::Dockerfile);
         }
         Ok(intake)

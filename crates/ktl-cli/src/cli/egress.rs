@@ -19,3 +19,10 @@ pub struct EgressFlags {
     #[arg(long, value_name = "FILE")]
     pub egress_record: Option<PathBuf>,
 }
+
+impl EgressFlags {
+    /// Whether the builder's network is not the builder's own affair.
+    pub fn is_limited(&self) -> bool {
+        !self.egress.is_empty() || self.egress_learn.is_some()
+    }
+}

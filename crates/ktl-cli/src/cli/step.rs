@@ -13,7 +13,8 @@ pub struct StepFlags {
     /// Name in the steps' /etc/hosts, HOST=IP; host-gateway stands for the address of the builder's host (repeatable)
     #[arg(long, value_name = "HOST=IP")]
     pub add_host: Vec<String>,
-    /// Entitlement: network.host, security.insecure or device[=NAME]; the builder has to allow it as well (repeatable)
+    /// Entitlement: network.host, security.insecure or device[=NAME], which the builder has to allow as well; or
+    /// buildx.local.delete, with which mode=delete of an output replaces any directory (repeatable)
     #[arg(long, value_name = "ENTITLEMENT")]
     pub allow: Vec<String>,
     /// Which sources the build may use: BuildKit's source policy in JSON; exit 5 when the builder cannot keep to it

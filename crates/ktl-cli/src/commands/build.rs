@@ -8,6 +8,7 @@ mod materials;
 mod report;
 mod rules;
 pub mod verify;
+mod web_dockerfile;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -41,7 +42,7 @@ use hold::hold;
 use report::{Listed, ReportFile, Run};
 
 pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
-    let ui = Ui { verbose: verbose > 0, quiet: args.display.quiet };
+    let ui = Ui { verbose: verbose > 0, quiet: plan::is_quiet(args, env) };
     if args.build.verify_reproducible {
         return verify::run(args, env, &ui);
     }
@@ -61,7 +62,8 @@ fn settled(
     told: &mut Run,
     ui: &Ui,
 ) -> Result<Exit, Failure> {
-    let intake = Intake::take(args, &facts, &plan::cache_dir(env, &facts)?)?;
+    let downloaded = web_dockerfile::get(args, env, ui)?;
+    let intake = Intake::take(args, &facts, &plan::cache_dir(env, &facts)?, downloaded.as_deref())?;
     facts.scratch = intake.dir.clone();
     facts.piped = intake.piped.clone();
     let (plan, mut host) = plan::resolve(args, verbose, env, &facts)?;
@@ -172,7 +174,7 @@ fn build(
         ui.note(format_args!("[hermetic] {note}"));
     }
     let caches = PendingCaches::open(&host.cache_stores)?;
-    let (mut opened, _tidier) = outputs::open(&host.destinations, &plan.nonce)?;
+    let (mut opened, _tidier) = outputs::open(&host.destinations, &plan.nonce, host.delete_anything)?;
     let lock = if host.compares_materials { materials::lock(host)? } else { None };
     let controls =
         host.looks_inside.then(|| Controls::open(&plan.nonce, plan.build.proxy_network)).transpose()?;

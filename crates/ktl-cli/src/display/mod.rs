@@ -43,6 +43,15 @@ pub enum Mode {
     Tty,
     Quiet,
     RawJson,
+    /// Not even the image ID.
+    None,
+}
+
+impl Mode {
+    /// Whether standard error is nothing that a person reads along.
+    pub fn is_for_programs(self) -> bool {
+        matches!(self, Self::Quiet | Self::None | Self::RawJson)
+    }
 }
 
 impl FromStr for Mode {
@@ -54,6 +63,7 @@ impl FromStr for Mode {
             "plain" => Ok(Self::Plain),
             "tty" => Ok(Self::Tty),
             "quiet" => Ok(Self::Quiet),
+            "none" => Ok(Self::None),
             "rawjson" => Ok(Self::RawJson),
             _ => Err(UnknownMode),
         }
@@ -67,6 +77,7 @@ impl fmt::Display for Mode {
             Self::Plain => "plain",
             Self::Tty => "tty",
             Self::Quiet => "quiet",
+            Self::None => "none",
             Self::RawJson => "rawjson",
         })
     }
@@ -206,7 +217,7 @@ impl Display {
             Mode::Tty => Renderer::Tty(tty::Tty::new(out.colour)),
             Mode::Auto | Mode::Plain => Renderer::Plain(plain::Plain::default()),
             Mode::RawJson => Renderer::RawJson,
-            Mode::Quiet => Renderer::Quiet,
+            Mode::Quiet | Mode::None => Renderer::Quiet,
         };
         let graph = Graph::new(matches!(renderer, Renderer::Plain(_)));
         Self { graph, renderer, out, began: Instant::now(), notes: 0, dropped: 0 }

@@ -40,12 +40,7 @@ impl PendingDirectory {
         // Within the destination where there is one: it may be a mount point, or lie in a directory that is not ours. The
         // guest is shown the staging directory alone, so what else is there stays none of its business.
         let staging = match fs::metadata(path) {
-            Ok(found) if found.is_dir() => {
-                if existing == Existing::Delete {
-                    may_delete(path)?;
-                }
-                path.join(staging_name(nonce))
-            }
+            Ok(found) if found.is_dir() => path.join(staging_name(nonce)),
             Ok(_) => {
                 return Err(Failure::usage(format!("the output directory {} is a file", path.display()))
                     .hint("Name a directory, or use type=tar for a file."));
@@ -102,8 +97,11 @@ impl Drop for PendingDirectory {
     }
 }
 
-/// Whether everything in `path` may go.
-fn may_delete(path: &Path) -> Result<(), Failure> {
+/// Whether everything in `path` may go, if there is such a directory.
+pub fn may_delete(path: &Path) -> Result<(), Failure> {
+    if !path.is_dir() {
+        return Ok(());
+    }
     let own = nix::unistd::geteuid().as_raw();
     let marked =
         fs::symlink_metadata(path.join(MARKER)).is_ok_and(|found| found.is_file() && found.uid() == own);
@@ -275,6 +273,9 @@ mod tests {
         let outside = dir.path().join("outside");
         write(&outside.join("precious"), "precious");
         let export = |existing, content: &[&str]| -> Result<(), Failure> {
+            if existing == Existing::Delete {
+                may_delete(&path)?;
+            }
             let pending = PendingDirectory::create(&path, existing, "n", None)?;
             for name in content {
                 write(&pending.staging.join(name), name);

@@ -7,7 +7,7 @@ use buildsvc::entitlement::Entitlement;
 use buildsvc::sourcepolicy::SourcePolicy;
 use buildsvc::steps::{self, ExtraHosts};
 
-use super::Facts;
+use super::{Facts, LOCAL_DELETE};
 use crate::cli::{BuildArgs, StepFlags};
 use crate::env::{self, Env};
 use crate::exit::Exit;
@@ -75,7 +75,7 @@ fn usage<E: std::fmt::Display>(flag: &'static str) -> impl Fn(E) -> Failure {
 
 fn entitlements(flags: &StepFlags) -> Result<Vec<Entitlement>, Failure> {
     let mut entitlements: Vec<Entitlement> = Vec::new();
-    for text in flags.allow.iter().filter(|text| !text.is_empty()) {
+    for text in flags.allow.iter().filter(|text| !matches!(text.as_str(), "" | LOCAL_DELETE)) {
         let entitlement = text.parse().map_err(usage("--allow"))?;
         if !entitlements.contains(&entitlement) {
             entitlements.push(entitlement);

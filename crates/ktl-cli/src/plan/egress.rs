@@ -18,7 +18,7 @@ const FILE_LIMIT: u64 = 1 << 20;
 /// The list, where the build has one.
 pub fn resolve(args: &BuildArgs, facts: &Facts) -> Result<Option<Egress>, Failure> {
     let flags = &args.egress;
-    if flags.egress.is_empty() && flags.egress_learn.is_none() {
+    if !flags.is_limited() {
         return match &flags.egress_record {
             Some(_) => {
                 Err(Failure::usage("--egress-record means nothing without --egress or --egress-learn"))

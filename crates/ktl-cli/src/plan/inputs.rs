@@ -15,6 +15,11 @@ use crate::env::{self, Env};
 use crate::failure::Failure;
 use crate::piped::{self, Piped};
 
+/// The URL of a Dockerfile that is on the web; what is there lies beside what is piped in by the time that a build is planned.
+pub fn url_of(file: Option<&Path>) -> Option<&str> {
+    file?.to_str().filter(|file| remote::is_http(file))
+}
+
 /// The context and the Dockerfile.
 pub struct Inputs {
     /// What the jail shows as its workspace: the context, or an empty directory where that is somewhere else.
@@ -46,7 +51,7 @@ pub fn dockerfile_of(context: &Path, file: Option<&Path>, facts: &Facts) -> Resu
     let path = (facts.real)(&path).unwrap_or(path);
     let kind = (facts.kind_of)(&path);
     let remote = kind != Kind::Directory && context.to_str().is_some_and(remote::is_remote);
-    if remote || is_stdin(context) || file.is_some_and(is_stdin) {
+    if remote || is_stdin(context) || file.is_some_and(is_stdin) || url_of(file).is_some() {
         return Err(Failure::usage("only a Dockerfile that is a file of this machine is read here")
             .hint("Name a directory, and the Dockerfile with -f FILE."));
     }
@@ -58,10 +63,6 @@ impl Inputs {
     pub fn resolve(args: &BuildArgs, facts: &Facts) -> Result<Inputs, Failure> {
         let given = &args.context;
         let file = args.build.file.as_deref();
-        if let Some(url) = file.and_then(Path::to_str).filter(|file| remote::is_http(file)) {
-            return Err(Failure::usage(format!("the Dockerfile {url} is not a file of this machine"))
-                .hint("Pipe it in: curl -fsSL URL | ktl build -f - PATH"));
-        }
         let path = facts.cwd.join(given);
         let path = (facts.real)(&path).unwrap_or(path);
         let kind = (facts.kind_of)(&path);
@@ -92,6 +93,7 @@ impl Inputs {
         }
         match file {
             _ if facts.piped == Some(Piped::Dockerfile) => inputs.use_piped_dockerfile(scratch),
+            Some(file) if url_of(Some(file)).is_some() => inputs.use_piped_dockerfile(scratch),
             // As docker buildx has it: an absolute path is one of this machine, others are in the context.
             Some(file) if file.is_absolute() && remote.is_some() => {
                 inputs.use_dockerfile(file.to_owned(), facts)?;
@@ -137,7 +139,7 @@ impl Inputs {
             own_dockerfile: false,
         };
         let file = match file {
-            Some(file) if file == Path::new("-") => {
+            Some(file) if file == Path::new("-") || url_of(Some(file)).is_some() => {
                 let scratch =
                     facts.scratch.as_ref().ok_or_else(|| Failure::internal("no directory for the inputs"))?;
                 inputs.use_piped_dockerfile(scratch);

@@ -46,9 +46,10 @@ pub use call::Call;
 pub use egress::rules as egress_rules;
 pub use engine::settle as for_engine;
 pub use hermetic::{Hermetic, is_by_digest, is_sbom};
-pub use inputs::dockerfile_of;
+pub use inputs::{dockerfile_of, url_of};
 pub use locked::Locked;
 pub use named::{Named, beside};
+pub use results::is_quiet;
 pub use sandbox::{HostBind, LogPlan, SandboxPlan, client_log_plan, log_plan, sandbox_plan};
 pub use sealed::{ExecPlan, GuestPlan, LookPlan, Sealing};
 pub use trust::names;
@@ -83,6 +84,9 @@ pub mod guest_path {
     /// The cache of a program that is not ktl, under the name that wrappers around nsjail gave it.
     pub const CLIENT_CACHE: &str = "/bk-cache";
 }
+
+/// The entitlement of docker buildx that is this side's to grant, and no builder hears of.
+pub const LOCAL_DELETE: &str = "buildx.local.delete";
 
 /// The part of the plan that the guest acts on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -190,6 +194,8 @@ pub struct HostPlan {
     /// Further directories that the jail shows, read-only: from where, to where.
     pub rooms: Vec<(PathBuf, PathBuf)>,
     pub destinations: Vec<Destination>,
+    /// A mirror may take the place of what ktl did not put there.
+    pub delete_anything: bool,
     /// Set-user-id bits of what lands in directories are kept.
     pub output_privileged: bool,
     pub cache_stores: Vec<CacheStore>,
@@ -372,7 +378,7 @@ pub fn resolve(
         agents: agents.iter().map(|agent| agent.id.clone()).collect(),
         progress: results::settle_style(style, args, facts),
         colour: facts.live_view && env.get(env::NO_COLOR).is_none(),
-        quiet: args.display.quiet,
+        quiet: is_quiet(args, env) && style != Some(Mode::None),
         verbose,
         probes: args.sandbox.sandbox_probe_path.clone(),
         patience: patience::resolve(args.build.timeout, env)?,
@@ -391,7 +397,8 @@ pub fn resolve(
     };
     attributes::add(args, env, facts, &mut plan.build)?;
     attestations::add(args, env, &mut plan.build)?;
-    let mut warnings = caches.warnings;
+    let mut warnings = args.former.warnings();
+    warnings.extend(caches.warnings);
     vcs::add(args, env, facts, &inputs, &mut plan, &mut warnings)?;
     let mut notes = Vec::new();
     let pinned = locked.as_ref().map(|locked| locked.apply(&mut plan.build)).unwrap_or_default();
@@ -414,6 +421,7 @@ pub fn resolve(
         rooms: shared.rooms,
         context: inputs.workspace,
         destinations: results.destinations,
+        delete_anything: args.step.allow.iter().any(|word| word == LOCAL_DELETE),
         output_privileged: args.result.output_privileged,
         cache_stores: caches.stores,
         locked,

@@ -48,7 +48,8 @@ impl Results {
         }
         let stays_in_cache = specs.iter().all(|spec| spec.kind == OutputKind::CacheOnly);
         let cache_only = stays_in_cache && !specs.is_empty();
-        if specs.is_empty() && !names.is_empty() {
+        let asks_for_id = flags.iidfile.is_some() || is_quiet(args, env);
+        if specs.is_empty() && (!names.is_empty() || asks_for_id) {
             // Gives the image its digest without sending it anywhere.
             specs.push(OutputSpec {
                 kind: OutputKind::Image,
@@ -94,6 +95,12 @@ impl Results {
             .collect();
         Ok(Results { exports, destinations, bounds, stays_in_cache, cache_only })
     }
+}
+
+/// Whether nothing but the result, if that, is to be told: `--progress=quiet` is `--quiet`.
+pub fn is_quiet(args: &BuildArgs, env: &Env) -> bool {
+    let of_env = || env.text(env::BUILDKIT_PROGRESS)?.parse().ok();
+    args.display.quiet || matches!(args.display.progress.or_else(of_env), Some(Mode::Quiet | Mode::None))
 }
 
 /// Reads `--output`, of which two words name progress styles.

@@ -78,6 +78,9 @@ const READ_ELSEWHERE: [(&str, &str, &str); 9] = [
     ("stage", "to", env::KTL_STORE),
 ];
 
+/// Switches that may be typed with a value, as docker's can.
+const WITH_VALUE: [&str; 5] = ["no-cache", "pull", "push", "load", "quiet"];
+
 impl Flag {
     /// Those of the command that `path` leads to.
     pub fn of(path: &[String], root: &Command) -> Vec<Flag> {
@@ -127,6 +130,7 @@ fn is_shared(arg: &Arg, build: &Command) -> bool {
 fn kind(arg: &Arg, long: &str) -> Kind {
     match arg.get_action() {
         ArgAction::SetTrue => Kind::Switch,
+        _ if WITH_VALUE.contains(&long) => Kind::Switch,
         ArgAction::Count => Kind::Count,
         ArgAction::Append => Kind::Many { commas: arg.get_value_delimiter() == Some(',') },
         _ => Kind::One(match long {

@@ -253,10 +253,12 @@ fn dockerfiles_from_standard_input() {
         (&["-", "-f", "-"][..], "piped", "both"),
         (&["-", "-f", "x"], "piped", "names another one"),
         (&["-"], "empty", "nothing came"),
-        (&["ctx", "-f", "http://127.0.0.1/Dockerfile"], "empty", "Pipe it in"),
     ] {
         let mut command = world.command();
         command.arg("build").args(args).stdin(File::open(world.path(stdin)).unwrap());
         world.run(&mut command).ends_with(2).says(says);
+    }
+    for (rule, code) in [("--hermetic", 5), ("--egress=h.example", 5), ("--verify-reproducible", 2)] {
+        world.build(&[rule, "-f", "http://127.0.0.1/Dockerfile"]).ends_with(code).says("http://127.0.0.1/");
     }
 }

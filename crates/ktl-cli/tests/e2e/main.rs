@@ -26,6 +26,7 @@ mod history;
 mod hostile;
 mod inputs;
 mod invariants;
+mod invocations;
 mod jail;
 mod kill;
 mod ktl;

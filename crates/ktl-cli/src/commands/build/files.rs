@@ -7,6 +7,7 @@ use base64::Engine as _;
 use buildsvc::digest::Digest;
 use buildsvc::output::Destination;
 
+use crate::display::Mode;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::guest::GuestResult;
@@ -136,6 +137,7 @@ pub fn announce(plan: &BuildPlan, host: &HostPlan, result: &GuestResult, ui: &Ui
     };
     if let Some(digest) = digest
         && !host.destinations.contains(&Destination::Stdout)
+        && plan.progress != Mode::None
     {
         writeln!(io::stdout().lock(), "{digest}").map_err(|error| {
             Failure::new(Exit::BuildFailed, format!("failed to print the digest: {error}"))

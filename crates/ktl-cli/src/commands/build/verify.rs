@@ -53,6 +53,10 @@ pub fn run(args: &BuildArgs, env: &Env, ui: &Ui) -> Result<Exit, Failure> {
         )
         .hint("Put the context or the Dockerfile into a file."));
     }
+    if let Some(url) = plan::url_of(args.build.file.as_deref()) {
+        let why = format!("--verify-reproducible builds twice, and {url} may be another file by then");
+        return Err(Failure::usage(why).hint("Put the Dockerfile into a file."));
+    }
     let room = Room::make(env)?;
     let first = room.dir.join("first.oci");
     ui.note(format_args!("[verify] first build"));
@@ -248,11 +252,13 @@ fn asked(env: Env) -> Result<(Box<BuildArgs>, u8, Env), Failure> {
     let strange =
         || Failure::usage(format!("{COMMAND} is a part of --verify-reproducible, and nothing to type"));
     let (Some(name), Some(dir)) = (given.next(), given.next()) else { return Err(strange()) };
-    let (cli, env) = match settings::read([OsString::from("ktl")].into_iter().chain(given).collect(), env) {
+    let (mut cli, env) = match settings::read([OsString::from("ktl")].into_iter().chain(given).collect(), env)
+    {
         Ok(read) => read,
         Err(Unread::Set(failure)) => return Err(failure),
         Err(Unread::Typed(_)) => return Err(strange()),
     };
+    cli.take_defaults(&env);
     let cli::Command::Build(mut args) = cli.command else { return Err(strange()) };
     args.build.verify_reproducible = false;
     args.build.reproducible = true;

@@ -3,15 +3,17 @@
 use std::os::fd::OwnedFd;
 
 use super::target::Target;
+use crate::cli::JailFlags;
 use crate::commands::build::facts;
 use crate::dial::Connection;
+use crate::display::inert;
 use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::guest::fd;
 use crate::launch::{self, Rooms};
 use crate::log::Log;
-use crate::look::{Question, Refused, Said};
+use crate::look::{self, Question, Refused, Said};
 use crate::plan::{self, LookPlan};
 use crate::ui::Ui;
 
@@ -22,8 +24,19 @@ pub(in crate::commands) fn ask(
     env: &Env,
     ui: &Ui,
 ) -> Result<Said, Failure> {
+    ask_from(&JailFlags::default(), target, question, env, ui)
+}
+
+/// What the builder answers to a question from a jail that is made as `jail` says.
+pub(in crate::commands) fn ask_from(
+    jail: &JailFlags,
+    target: Target,
+    question: Question,
+    env: &Env,
+    ui: &Ui,
+) -> Result<Said, Failure> {
     let facts = facts(env)?;
-    let sandbox = plan::sandbox_plan(&Default::default(), false, env, &facts)?;
+    let sandbox = plan::sandbox_plan(jail, false, env, &facts)?;
     let cache = plan::cache_dir(env, &facts)?;
     let nothing = launch::private_dir(&cache.join("nothing"))?;
     let log = Log::off(ui);
@@ -56,10 +69,23 @@ pub(in crate::commands) fn ask(
         Ok(())
     })?;
     match looked.builder {
-        Some(Ok(said)) => Ok(said),
-        Some(Err(Refused { code, why })) => Err(Failure::new(Exit::Guest(code), format!("{name}: {why}"))),
+        Some(answer) => answer.map_err(|refused| refusal(&name, refused)),
         None => Err(Failure::internal(format!("{name}: the question was not asked"))),
     }
+}
+
+/// What the builder answers to a question that is put from this very process, as builds are with `--sandbox=off`.
+pub(in crate::commands) fn ask_unjailed(target: Target, question: &Question) -> Result<Said, Failure> {
+    let Target { name, connection, _lease } = target;
+    let Connection { stream, relay, .. } = connection;
+    if let Some(relay) = relay {
+        std::thread::spawn(move || drop(relay.run()));
+    }
+    look::put(question, stream)?.map_err(|refused| refusal(&name, refused))
+}
+
+fn refusal(name: &str, Refused { code, why }: Refused) -> Failure {
+    Failure::new(Exit::Guest(code), format!("{name}: {}", inert::text(&why)))
 }
 
 /// An answer to something else.
