@@ -78,7 +78,7 @@ fn set(attributes: &mut Attributes, name: &str, value: String) {
 }
 
 /// Of the fields in their canonical order.
-fn digest(policy: &Policy) -> Digest {
+pub fn digest(policy: &Policy) -> Digest {
     Digest::sha256(&sha2::Sha256::digest(policy.to_json().to_string()).into())
 }
 

@@ -141,6 +141,12 @@ pub struct BuildArgs {
     pub display: DisplayFlags,
     #[command(flatten)]
     pub builder: BuilderFlags,
+    /// Build on this server, and have ktl there enforce it: a copy of this ktl is put into the server's cache, passes the
+    /// builder's bytes from inside a jail, and uses the buildkitd there or starts a private one. --builder then names one of
+    /// the server's: unix://PATH, jail:// or jail://NAME. What its owner has pinned counts before these flags
+    #[arg(long, value_name = "ssh://[USER@]HOST[:PORT][/SOCKET]", help_heading = "Builder", conflicts_with_all = [
+        "verify_reproducible", "tlscacert", "tlscert", "tlskey", "tlsdir", "tlsservername", "buildkitd_bin"])]
+    pub remote: Option<String>,
     #[command(flatten)]
     pub sandbox: SandboxFlags,
 }
@@ -153,6 +159,7 @@ const AFTER_BUILD_HELP: &str = "Examples:
                                                          steps reach these two servers, and nothing else
   ktl build . --sandbox --hermetic                       no network: neither for the client nor for RUN
   ktl build . --sandbox-probe-path /etc/shadow           show that the jail hides a path
+  ktl build . --remote ssh://build@server --hermetic     the same on a server, which enforces it
 
 Exit codes: 0 ok, 1 build failed, 2 usage, 3 builder unreachable or lost, 4 sandbox, 5 policy, 70 internal error,
 128+N ended by signal N";

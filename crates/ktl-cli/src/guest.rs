@@ -45,6 +45,7 @@ use crate::log::Reported;
 use crate::look;
 use crate::plan::{self, BuildPlan, GuestOutput, GuestPlan};
 use crate::private::outlet;
+use crate::remote::relay;
 use crate::report;
 use crate::stream::Stream;
 use crate::watched;
@@ -127,6 +128,10 @@ fn enter(env: &Env) -> Result<Exit, Failure> {
             }
             let ended = exec::run(&plan, take(fd::CONTROL)?)?;
             return hand_out(result_fd, &ended).map(|()| Exit::Ok);
+        }
+        GuestPlan::Relay(plan) => {
+            relay::run(*plan, &proof, take(fd::CONNECTION)?)?;
+            return hand_out(result_fd, &()).map(|()| Exit::Ok);
         }
     };
     for path in &plan.probes {

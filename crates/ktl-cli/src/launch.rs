@@ -26,6 +26,7 @@ use crate::log::{Event, Limit, Log};
 use crate::look::Looked;
 use crate::outputs::Opened;
 use crate::plan::{BuildPlan, ExecPlan, GuestOutput, HostPlan, LookPlan, SandboxPlan, Sealing, guest_path};
+use crate::remote::relay::RelayPlan;
 use crate::runtime;
 use crate::stage;
 use crate::ui::Ui;
@@ -373,6 +374,19 @@ pub fn exec(
         // Another signal has ended it, or the guest has said why on stderr.
         (exit, _) => Ok(exit),
     }
+}
+
+/// Starts a guest that carries a builder's bytes over its standard streams, and waits for its end.
+pub fn relay(
+    prepared: Prepared<'_>,
+    plan: &RelayPlan,
+    connection: OwnedFd,
+    ui: &Ui,
+    after_fork: impl FnOnce() -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
+    let fds = vec![(connection, fd::CONNECTION)];
+    let (exit, _): (Exit, Option<()>) = start(prepared, &Sealing::Relay(plan), fds, None, ui, after_fork)?;
+    Ok(exit)
 }
 
 /// Starts a guest that does what `document` says, and reads its result: there is one when it ends well, and there may be one

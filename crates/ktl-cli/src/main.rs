@@ -9,6 +9,7 @@ mod broker;
 mod builder;
 mod caches;
 mod cancel;
+mod carry;
 mod claims;
 mod cli;
 mod commands;
@@ -36,6 +37,7 @@ mod piped;
 mod plan;
 mod private;
 mod pull;
+mod remote;
 mod report;
 mod repository;
 mod runtime;
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
             let (result, env) = commands::build::verify::pass(env);
             return ended(result, &env);
         }
+        Some(remote::COMMAND) => return ended(remote::serve::run(&env), &env),
         Some(private::supervisor::COMMAND) => return private::supervisor::run(&env).into(),
         _ => {}
     }

@@ -34,6 +34,7 @@ use crate::outputs::{self, Opened};
 use crate::piped::Intake;
 use crate::plan::{self, BuildPlan, Facts, HostPlan, guest_path};
 use crate::private::{Network, Way, peer, start};
+use crate::remote::client::{Server, Wish};
 use crate::tls::TlsFiles;
 use crate::ui::Ui;
 pub use facts::{facts, read_bounded};
@@ -111,7 +112,7 @@ fn build(
     ui: &Ui,
 ) -> Result<Exit, Failure> {
     let tls = TlsFiles::from_flags(&args.builder).map_err(Failure::usage)?;
-    let candidates = builder::of_build(&args.builder, env, plan.hermetic, plan.egress.is_some())?;
+    let wish = Wish::of(args, &plan, &host, env)?;
     let way = match &plan.egress {
         Some(list) => Way::to(list)?,
         None if plan.hermetic.is_on() => Network::None.into(),
@@ -124,13 +125,27 @@ fn build(
     if host.sandbox.is_none() {
         ui.line(format_args!("[sandbox] off: this build's client runs with all your rights"));
     }
-    let (connection, lease) = start::dial(candidates, tls.as_ref(), &args.builder.private, &way, env, ui)?;
+    let (connection, lease, server) = match &wish {
+        Some(wish) => {
+            let (connection, server) = wish.dial(env, ui)?;
+            (connection, None, Some(server))
+        }
+        None => {
+            let candidates = builder::of_build(&args.builder, env, plan.hermetic, plan.egress.is_some())?;
+            let (connection, lease) =
+                start::dial(candidates, tls.as_ref(), &args.builder.private, &way, env, ui)?;
+            (connection, lease, None)
+        }
+    };
     plan.builder = connection.address.to_string();
     if let Some(store) = connection.engine {
         plan::for_engine(&mut plan, &mut host, store)?;
     }
     let host = &host;
-    let private_network = lease.is_some().then_some(way.network);
+    let private_network = match &server {
+        Some(server) => server.network(),
+        None => lease.is_some().then_some(way.network),
+    };
     let list = plan.egress.as_ref();
     attested::builder(&mut plan.build.frontend_attrs, private_network, plan.hermetic, list)?;
     if let Some(locked) = &host.locked {
@@ -157,7 +172,10 @@ fn build(
         }
     }
     if host.looks_inside && private {
-        told.claims.extend(peer::claims(&connection.stream, way.network));
+        told.claims.extend(match &server {
+            Some(server) => server.claims(),
+            None => peer::claims(&connection.stream, way.network),
+        });
         tell(&told.claims, &plan, ui);
         // Nothing of the build has been done yet.
         claims::verdict(&told.claims, plan.hermetic)?;
@@ -176,15 +194,17 @@ fn build(
     let caches = PendingCaches::open(&host.cache_stores)?;
     let (mut opened, _tidier) = outputs::open(&host.destinations, &plan.nonce, host.delete_anything)?;
     let lock = if host.compares_materials { materials::lock(host)? } else { None };
-    let controls =
-        host.looks_inside.then(|| Controls::open(&plan.nonce, plan.build.proxy_network)).transpose()?;
-    if let Some(controls) = &controls {
+    let controls = (host.looks_inside && server.is_none())
+        .then(|| Controls::open(&plan.nonce, plan.build.proxy_network))
+        .transpose()?;
+    let question = controls.as_ref().map(Controls::question);
+    if let Some(question) = question.or(server.as_ref().and_then(Server::question)) {
         let dir = match host.sandbox {
             Some(_) => Path::new(guest_path::BINARY).into(),
             None => launch::staged(&host.cache)?,
         };
         let dir = dir.parent().unwrap_or(Path::new("/")).to_owned();
-        plan.inside = Some(InsidePlan { dir, question: controls.question().clone() });
+        plan.inside = Some(InsidePlan { dir, question: question.clone() });
     }
     for (bounds, output) in plan.output_bounds.iter_mut().zip(&opened) {
         bounds.bytes = bounds.bytes.min(output.room()?.unwrap_or(u64::MAX));
@@ -196,6 +216,9 @@ fn build(
         }
         if let Some(controls) = &controls {
             controls.heard(&mut told.claims);
+        }
+        if let Some(server) = server {
+            server.end(host.looks_inside, exit, &mut told.claims, ui);
         }
         if let (Some(list), true) = (&plan.egress, host.looks_inside && result.is_some()) {
             told.claims.push(egress::link::reaches(&told.claims, list, private_network));

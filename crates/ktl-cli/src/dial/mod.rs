@@ -11,8 +11,8 @@ mod container;
 mod engine;
 #[cfg(test)]
 pub use engine::tests::read_all as read_engine_answer;
-mod program;
-mod ssh;
+pub mod program;
+pub mod ssh;
 
 use crate::builder::{self, Address, Candidate, EngineHost, Ssh};
 use crate::env::Env;
@@ -164,7 +164,7 @@ fn connect(
 }
 
 /// Where the sockets of ssh may lie.
-fn for_sockets(env: &Env) -> Result<PathBuf, Failure> {
+pub fn for_sockets(env: &Env) -> Result<PathBuf, Failure> {
     env.cache_dir().ok_or_else(|| {
         Failure::new(Exit::Builder, "ssh:// needs a place for its sockets: set KTL_CACHE_DIR or HOME")
     })

@@ -88,9 +88,14 @@ pub struct Output {
 }
 
 /// Runs `command` to its end, with nothing to read.
-pub fn run(mut command: Command) -> Result<Output, ProgramError> {
+pub fn run(command: Command) -> Result<Output, ProgramError> {
+    feed(command, Stdio::null())
+}
+
+/// Runs `command` to its end, with this to read.
+pub fn feed(mut command: Command, input: Stdio) -> Result<Output, ProgramError> {
     let (answer, said) = (record()?, record()?);
-    command.stdin(Stdio::null()).stdout(answer.try_clone()?).stderr(said.try_clone()?);
+    command.stdin(input).stdout(answer.try_clone()?).stderr(said.try_clone()?);
     let end = command.status().map_err(|error| ProgramError::Start { program: name(&command), error })?;
     Ok(Output { end, answer: text_of(&answer)?, said: text_of(&said)? })
 }
@@ -159,8 +164,18 @@ impl Program {
         Ok(ProgramError::Ended { program: self.name.clone(), end, said: text_of(&self.said)? })
     }
 
+    /// Its end, which it may take this long for, and what it has said on its standard error.
+    pub fn end(mut self, patience: Duration) -> io::Result<(ExitStatus, String)> {
+        let end = self.wait(patience)?;
+        Ok((end, text_of(&self.said)?))
+    }
+
     fn wait_or_kill(&mut self) -> io::Result<ExitStatus> {
-        let deadline = Instant::now() + FAREWELL;
+        self.wait(FAREWELL)
+    }
+
+    fn wait(&mut self, patience: Duration) -> io::Result<ExitStatus> {
+        let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
             if let Some(end) = self.child.try_wait()? {
                 return Ok(end);

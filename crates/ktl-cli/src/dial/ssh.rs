@@ -241,6 +241,13 @@ pub fn command(ssh: &Ssh, dir: &Path) -> Command {
     command
 }
 
+/// `ssh` that runs `script` on the server, over the connection that [`ready`] has made.
+pub fn script(ssh: &Ssh, dir: &Path, script: &str) -> Command {
+    let mut command = command(ssh, dir);
+    command.args(["-o", "ClearAllForwardings=yes", "--", &ssh.host, "sh", "-c", &quoted(script)]);
+    command
+}
+
 /// Has a connection to `ssh` that [`command`] finds. Returns the directory of its sockets.
 pub fn ready(ssh: &Ssh, cache: &Path, ui: &Ui) -> Result<PathBuf, Failure> {
     let server = Server::new(ssh, cache)?;
@@ -271,7 +278,7 @@ fn quoted(script: &str) -> String {
 }
 
 /// What ssh said, with the mend. The texts are OpenSSH's (`sshconnect.c`, `sshconnect2.c`, `clientloop.c`).
-fn explained(ssh: &Ssh, said: &str) -> Failure {
+pub fn explained(ssh: &Ssh, said: &str) -> Failure {
     const MENDS: &[(&str, &str, &str)] = &[
         (
             "REMOTE HOST IDENTIFICATION HAS CHANGED",

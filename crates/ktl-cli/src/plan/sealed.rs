@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BuildPlan;
 use crate::look::Question;
+use crate::remote::relay::RelayPlan;
 
 /// As the guest reads it.
 #[derive(Debug, Deserialize)]
@@ -17,6 +18,7 @@ pub enum GuestPlan {
     Build(Box<BuildPlan>),
     Look(Box<LookPlan>),
     Exec(Box<ExecPlan>),
+    Relay(Box<RelayPlan>),
 }
 
 /// As the host side writes it; the variants are those of [`GuestPlan`].
@@ -25,6 +27,7 @@ pub enum Sealing<'a> {
     Build(&'a BuildPlan),
     Look(&'a LookPlan),
     Exec(&'a ExecPlan),
+    Relay(&'a RelayPlan),
 }
 
 /// A look around in the jail, without a build.
@@ -62,6 +65,7 @@ impl GuestPlan {
             GuestPlan::Build(plan) => plan.version,
             GuestPlan::Look(plan) => plan.version,
             GuestPlan::Exec(plan) => plan.version,
+            GuestPlan::Relay(plan) => plan.version,
         }
     }
 
@@ -70,6 +74,7 @@ impl GuestPlan {
             GuestPlan::Build(plan) => &plan.nonce,
             GuestPlan::Look(plan) => &plan.nonce,
             GuestPlan::Exec(plan) => &plan.nonce,
+            GuestPlan::Relay(plan) => &plan.nonce,
         }
     }
 
@@ -78,6 +83,7 @@ impl GuestPlan {
             GuestPlan::Build(plan) => plan.verbose,
             GuestPlan::Look(plan) => plan.verbose,
             GuestPlan::Exec(plan) => plan.verbose,
+            GuestPlan::Relay(plan) => plan.verbose,
         }
     }
 
@@ -86,6 +92,7 @@ impl GuestPlan {
             GuestPlan::Build(plan) => plan.promises.as_ref(),
             GuestPlan::Look(plan) => plan.promises.as_ref(),
             GuestPlan::Exec(plan) => plan.promises.as_ref(),
+            GuestPlan::Relay(plan) => plan.promises.as_ref(),
         }
     }
 }

@@ -27,7 +27,7 @@ mod terms;
 pub mod trust;
 
 pub use lock::Lock;
-use only::only;
+pub use only::only;
 pub use place::{Network, Place, Way};
 pub use policy::common as policy;
 pub use record::Record;

@@ -40,6 +40,7 @@ mod parallel;
 mod parity;
 mod private;
 mod proof;
+mod remote;
 mod reproducible;
 mod results;
 mod sandbox;

@@ -12,18 +12,18 @@ use xtask::parts::{Buildkitd, Options, ScratchDir, Sshd, User, keygen};
 use crate::ktl::{PARTS, Ran, World, is_root};
 
 /// A server that `there` names.
-struct Server {
-    sshd: Sshd,
+pub struct Server {
+    pub sshd: Sshd,
     daemon: Buildkitd,
-    user: User,
+    pub user: User,
     /// Where the server's user may go, which need not be so in the checkout.
-    base: TempDir,
+    pub base: TempDir,
     _scratch: ScratchDir,
 }
 
 impl Server {
     /// With further lines for sshd's configuration, in which `BASE` is the server's directory.
-    fn start(lines: &[&str]) -> Option<Server> {
+    pub fn start(lines: &[&str]) -> Option<Server> {
         if !is_root("a server with a user of its own") {
             return None;
         }
@@ -48,12 +48,12 @@ impl Server {
         self.daemon.address().strip_prefix("unix://").unwrap().into()
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         format!("ssh://there{}", self.socket().display())
     }
 
     /// `ktl` that knows this server, with a cache of its own.
-    fn command(&self, world: &World) -> Command {
+    pub fn command(&self, world: &World) -> Command {
         let mut command = world.command();
         command.env("PATH", format!("{}:/usr/bin:/bin", self.sshd.bin().display()));
         // Sockets have short paths.
@@ -68,7 +68,7 @@ impl Server {
     }
 
     /// Puts a program on the PATH of the server's user.
-    fn give(&self, program: &std::path::Path) {
+    pub fn give(&self, program: &std::path::Path) {
         let bin = self.base.path().join("bin");
         fs::create_dir_all(&bin).unwrap();
         fs::copy(program, bin.join(program.file_name().unwrap())).unwrap();
