@@ -160,6 +160,8 @@ fn what_the_server_pins_counts() {
     ] {
         remote.build(args).ends_with(2).says(says);
     }
+    let elsewhere = "https://elsewhere.example/Dockerfile";
+    remote.build(&["-f", elsewhere]).ends_with(5).says("--remote: the Dockerfile https://elsewhere.example");
     let far = ["--builder", "tcp://127.0.0.1:1"];
     remote.world.run(&mut remote.command("ssh://there", &far)).ends_with(5).says("does not allow");
     remote.pin("");

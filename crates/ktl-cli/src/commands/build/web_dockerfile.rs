@@ -23,10 +23,11 @@ const LIMIT: u32 = 2 << 20;
 pub fn get(args: &BuildArgs, env: &Env, ui: &Ui) -> Result<Option<Vec<u8>>, Failure> {
     let Some(url) = plan::url_of(args.build.file.as_deref()) else { return Ok(None) };
     let pipe = "Pipe it in: curl -fsSL URL | ktl build -f - PATH";
-    let rule = match (args.sandbox.hermetic.is_on(), args.egress.is_limited()) {
-        (true, _) => Some("--hermetic"),
-        (_, true) => Some("--egress"),
-        (false, false) => None,
+    let rule = match (args.sandbox.hermetic.is_on(), args.egress.is_limited(), &args.remote) {
+        (true, ..) => Some("--hermetic"),
+        (_, true, _) => Some("--egress"),
+        (_, _, Some(_)) => Some("--remote"),
+        (false, false, None) => None,
     };
     if let Some(rule) = rule {
         let why = format!("{rule}: the Dockerfile {url} would be fetched before that rule holds");
