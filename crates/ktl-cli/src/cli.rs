@@ -15,6 +15,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::ci::Ci;
 use crate::commands::audit::AuditArgs;
 use crate::commands::builder::BuilderArgs;
 use crate::commands::history::HistoryArgs;
@@ -322,6 +323,16 @@ pub struct DisplayFlags {
     #[arg(short, long, value_parser = boolean, action = ArgAction::Set, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value = "false", hide_default_value = true)]
     pub quiet: bool,
+    /// Whom groups, annotations and a job summary are written for: github, off, or auto, which is github where that runs ktl
+    #[arg(
+        long,
+        value_enum,
+        value_name = "SYSTEM",
+        default_value = "auto",
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
+    pub ci: Ci,
 }
 
 #[derive(Debug, Default, Args)]

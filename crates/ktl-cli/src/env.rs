@@ -65,6 +65,12 @@ pub const BUILDX_METADATA_WARNINGS: &str = "BUILDX_METADATA_WARNINGS";
 pub const NO_COLOR: &str = "NO_COLOR";
 /// Set by CI systems: nobody looks at a live view there.
 pub const CI: &str = "CI";
+/// Set to true by GitHub's runner, which reads orders from what a step prints.
+pub const GITHUB_ACTIONS: &str = "GITHUB_ACTIONS";
+/// The file whose text that runner shows as the job's summary.
+pub const GITHUB_STEP_SUMMARY: &str = "GITHUB_STEP_SUMMARY";
+/// What that runner's annotations name their files relative to.
+pub const GITHUB_WORKSPACE: &str = "GITHUB_WORKSPACE";
 /// Agent for `--ssh default`.
 pub const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 /// By which a builder names its proxy to steps, ktl's own among them.

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::BrokerClient;
 use crate::cancel::{self, Cancel};
+use crate::ci::{self, Notice, Tally};
 use crate::claims::{self, Claim, State};
 use crate::display::{self, Display};
 use crate::egress::{self, Ledger};
@@ -80,6 +81,9 @@ pub struct GuestResult {
     pub materials: Option<Result<Vec<Material>, String>>,
     /// Why there is no result, for the report. A person has read it on stderr.
     pub failure: Option<String>,
+    /// What annotations can be made of.
+    pub notices: Vec<Notice>,
+    pub tally: Tally,
     /// What was asked of the network, where the build has a list of servers.
     pub egress: Option<egress::Told>,
 }
@@ -251,6 +255,9 @@ async fn hold_conversation(
     let signal = cancel::watch(source, cancel.clone());
     let (events, updates) = mpsc::channel(256);
     let (notes, noted) = mpsc::unbounded_channel();
+    if plan.is_grouped {
+        let _ = writeln!(io::stderr().lock(), "{}", ci::GROUP);
+    }
     let display = Display::new(plan.progress, display::Output::stderr(plan.colour));
     let ledger = plan.egress.clone().map(|list| {
         let upload = plan.upload.as_ref().map(|upload| Upload::url(&upload.id));
@@ -296,6 +303,14 @@ async fn hold_conversation(
         Err(_) => display::Outcome::Failed,
     });
     let mut stderr = io::stderr().lock();
+    if plan.is_grouped {
+        let _ = writeln!(stderr, "{}", ci::GROUP_END);
+    }
+    let failure = match &outcome {
+        Err(Ended::Build(error)) => Some(error),
+        _ => None,
+    };
+    let notices = Notice::all(&summary, failure, dockerfile_name(plan));
     if let Some(ledger) = ledger.as_ref().filter(|_| !plan.progress.is_for_programs()) {
         for line in ledger.summary() {
             let _ = writeln!(stderr, "{line}");
@@ -341,15 +356,21 @@ async fn hold_conversation(
     };
     if let Some(result) = &mut result {
         result.claims = claims;
+        result.notices = notices;
+        result.tally = Tally::of(&summary);
         // Only now has all of the progress been heard.
         result.egress = ledger.map(|ledger| ledger.told());
     }
     (exit, result)
 }
 
+fn dockerfile_name(plan: &BuildPlan) -> &str {
+    plan.build.frontend_attrs.get("filename").map_or("Dockerfile", String::as_str)
+}
+
 /// The Dockerfile's name and, where it is a file that can be read here, its text.
 fn dockerfile(plan: &BuildPlan) -> (&str, Vec<u8>) {
-    let name = plan.build.frontend_attrs.get("filename").map_or("Dockerfile", String::as_str);
+    let name = dockerfile_name(plan);
     let mut text = Vec::new();
     if let Some(local) = plan.locals.iter().find(|local| local.name == "dockerfile")
         && let Ok(file) = OpenOptions::new()

@@ -10,6 +10,7 @@ mod builder;
 mod caches;
 mod cancel;
 mod carry;
+mod ci;
 mod claims;
 mod cli;
 mod commands;

@@ -20,8 +20,10 @@ use crate::attested;
 use crate::audit::{self, Audit};
 use crate::builder;
 use crate::caches::PendingCaches;
+use crate::ci::Github;
 use crate::claims::{self, Claim, State};
 use crate::cli::BuildArgs;
+use crate::display::Mode;
 use crate::egress;
 use crate::env::Env;
 use crate::exit::Exit;
@@ -40,7 +42,8 @@ use crate::ui::Ui;
 pub use facts::{facts, read_bounded};
 use files::{ResultFiles, announce, check_digests};
 use hold::hold;
-use report::{Listed, ReportFile, Run};
+pub use report::Run;
+use report::{Listed, ReportFile};
 
 pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let ui = Ui { verbose: verbose > 0, quiet: plan::is_quiet(args, env) };
@@ -48,9 +51,13 @@ pub fn run(args: &BuildArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
         return verify::run(args, env, &ui);
     }
     let facts = facts(env)?;
+    let github = Github::of(args.display.ci, env, &facts.cwd);
     let report = ReportFile::open(args.result.report.as_deref(), &facts)?;
     let mut told = Run { settings: env.settings().told(), ..Run::default() };
     let outcome = settled(args, verbose, facts, env, &mut told, &ui);
+    if let Some(github) = github {
+        github.tell(&told, &outcome, &ui);
+    }
     report.write(told, outcome)
 }
 
@@ -70,6 +77,8 @@ fn settled(
     let (plan, mut host) = plan::resolve(args, verbose, env, &facts)?;
     host.audit = Audit::open(args.result.audit.as_deref())?;
     told.hermetic = Some(plan.hermetic);
+    told.is_json = plan.progress == Mode::RawJson;
+    told.dockerfile.clone_from(&host.dockerfile);
     refuse_tar_on_a_terminal(&host)?;
     let log = match host.sandbox {
         Some(_) => Log::open(&host.log, "build", &host.cache, ui)?,

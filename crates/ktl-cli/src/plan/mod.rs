@@ -56,6 +56,7 @@ pub use trust::names;
 
 use crate::audit::Audit;
 use crate::broker::{AgentSource, Allowed, SecretSource};
+use crate::ci::Github;
 use crate::cli::{BuildArgs, SandboxSwitch};
 use crate::depot;
 use crate::display::Mode;
@@ -112,6 +113,8 @@ pub struct BuildPlan {
     pub secrets: Vec<String>,
     pub agents: Vec<String>,
     pub progress: Mode,
+    /// The progress is folded, for a reader who knows how.
+    pub is_grouped: bool,
     pub colour: bool,
     pub quiet: bool,
     /// 1 explains decisions, 2 traces the conversation with the builder.
@@ -353,6 +356,8 @@ pub fn resolve(
         _ => None,
     };
 
+    let progress = results::settle_style(style, args, facts);
+    let github = Github::of(args.display.ci, env, &facts.cwd).is_some();
     let mut plan = BuildPlan {
         version: VERSION,
         nonce: facts.nonce.clone(),
@@ -376,7 +381,8 @@ pub fn resolve(
         output_bounds: results.bounds,
         secrets: secrets.iter().map(|secret| secret.id.clone()).collect(),
         agents: agents.iter().map(|agent| agent.id.clone()).collect(),
-        progress: results::settle_style(style, args, facts),
+        progress,
+        is_grouped: github && progress == Mode::Plain,
         colour: facts.live_view && env.get(env::NO_COLOR).is_none(),
         quiet: is_quiet(args, env) && style != Some(Mode::None),
         verbose,

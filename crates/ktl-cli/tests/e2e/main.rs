@@ -9,6 +9,7 @@ mod builders;
 mod caches;
 mod calls;
 mod canaries;
+mod ci;
 mod clients;
 mod config;
 mod container;

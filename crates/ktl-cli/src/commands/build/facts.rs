@@ -5,7 +5,8 @@ use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::env::{self, Env};
+use crate::ci;
+use crate::env::Env;
 use crate::failure::Failure;
 use crate::plan::{Facts, Kind};
 use crate::repository::Repository;
@@ -21,7 +22,7 @@ pub fn facts(env: &Env) -> Result<Facts, Failure> {
         cwd,
         uid: nix::unistd::getuid().as_raw(),
         host_name,
-        live_view: io::stderr().is_terminal() && env.get(env::CI).is_none() && !env.is_dumb_terminal(),
+        live_view: io::stderr().is_terminal() && !ci::is_ci(env) && !env.is_dumb_terminal(),
         nonce: random_hex::<16>()?,
         reference: random_hex::<12>()?,
         scratch: None,

@@ -5,12 +5,13 @@
 //! is told in docs/report.md; [`VERSION`] is raised when a field changes its meaning or goes.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use buildsvc::egress::Rule;
 use buildsvc::provenance::Material;
 use serde::Serialize;
 
+use crate::ci::{Notice, Tally};
 use crate::claims::Claim;
 use crate::display::inert;
 use crate::egress::Entry;
@@ -49,6 +50,17 @@ pub struct Run {
     /// What the guest said of a build that did not.
     #[serde(skip)]
     pub failure: Option<String>,
+    /// For who reads annotations and summaries.
+    #[serde(skip)]
+    pub notices: Vec<Notice>,
+    #[serde(skip)]
+    pub tally: Option<Tally>,
+    /// Stderr is for programs.
+    #[serde(skip)]
+    pub is_json: bool,
+    /// Where the Dockerfile is.
+    #[serde(skip)]
+    pub dockerfile: Option<PathBuf>,
 }
 
 /// A list of servers, and the requests of a build that has one.
@@ -72,6 +84,8 @@ impl Run {
             listed.requests.clone_from(&told.entries);
         }
         self.failure.clone_from(&result.failure);
+        self.notices.clone_from(&result.notices);
+        self.tally = Some(result.tally);
     }
 }
 
