@@ -15,6 +15,8 @@ const ROOTS: &[&str] = &[
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // Whose crates are linked (`dist/licences.rs`).
+    println!("cargo::rustc-env=TARGET={}", std::env::var("TARGET")?);
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
     for package in ["github.com", "google", "grpc"] {
         println!("cargo::rerun-if-changed={}", include.join(package).display());

@@ -8,6 +8,7 @@ pub mod attack;
 pub mod bench;
 pub mod command;
 pub mod demo;
+pub mod dist;
 pub mod fuzz;
 pub mod hostile;
 pub mod parts;

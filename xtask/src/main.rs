@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use xtask::{attack, bench, demo, setup, test};
+use xtask::{attack, bench, demo, dist, setup, test};
 
 const HELP: &str = "\
 The commands of this repository
@@ -19,6 +19,7 @@ Commands:
   attack  Show ktl, buildctl and buildx to a hostile daemon, case by case; exit 1 when ktl is not safe
   hostile CASE --listen unix:PATH
           Be that daemon for one case, until interrupted; prints what it came by. Without CASE, list the cases
+  dist    Pack what is published: the static program, completions, manual pages, licences, and a checksum, in target/dist
   fuzz    A million damaged messages for each of what reads what others wrote: no panic, no wait, no growth; some minutes
   setup   Install what the others need; they call it themselves
 
@@ -50,6 +51,7 @@ Options of bench:
 enum Action {
     Help,
     Setup,
+    Dist,
     Fuzz { messages: u64, targets: Vec<String> },
     Demo(Vec<demo::Demo>),
     Test,
@@ -84,6 +86,7 @@ fn run(action: Action) -> Result<u8> {
     match action {
         Action::Help => print!("{HELP}"),
         Action::Setup => setup::run()?,
+        Action::Dist => dist::run()?,
         Action::Fuzz { messages, targets } => return test::fuzz(messages, &targets),
         Action::Demo(demos) => return demo::run(&demos).map(|held| u8::from(!held)),
         Action::Test => return test::run(),
@@ -112,6 +115,7 @@ fn parse(arguments: &[String]) -> Result<Action> {
     let action = match command.as_str() {
         "help" => Action::Help,
         "setup" => Action::Setup,
+        "dist" => Action::Dist,
         "fuzz" => return fuzz_request(rest),
         "demo" => return demo::parse(rest).map(Action::Demo),
         "test" => Action::Test,

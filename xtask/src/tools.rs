@@ -95,6 +95,19 @@ pub fn engine_containerd_version() -> &'static str {
     required(ENGINE_GO_MOD, "github.com/containerd/containerd/v2")
 }
 
+/// The version of the wheel that carries the schemas of CI systems' files.
+pub const SCHEMAS_VERSION: &str = "0.39.0";
+
+/// Where setup puts that wheel.
+pub fn schemas_dir() -> PathBuf {
+    workspace::tools_dir().join(format!("check-jsonschema-{SCHEMAS_VERSION}"))
+}
+
+/// A schema of a CI system's files: `github-workflows`, `github-actions` or `gitlab-ci`.
+pub fn schema(name: &str) -> PathBuf {
+    schemas_dir().join(format!("check_jsonschema/builtin_schemas/vendor/{name}.json"))
+}
+
 /// Where setup puts that engine: `dockerd`, `containerd`, `containerd-shim-runc-v2` and `ctr`, all static.
 pub fn engine_dir() -> PathBuf {
     workspace::tools_dir().join(format!(
@@ -193,7 +206,7 @@ fn is_program(file: &Path) -> bool {
 }
 
 /// An ELF file without an interpreter has no `/ld-` path in its first page.
-fn is_static(program: &Path) -> bool {
+pub fn is_static(program: &Path) -> bool {
     let Ok(bytes) = std::fs::read(program) else { return false };
     let head = &bytes[..bytes.len().min(4096)];
     head.starts_with(b"\x7fELF") && !head.windows(4).any(|window| window == b"/ld-")

@@ -13,6 +13,7 @@ mod go;
 mod images;
 mod nsjail;
 mod pypi;
+mod schemas;
 mod stage;
 
 use std::fs;
@@ -45,6 +46,7 @@ pub fn run() -> Result<()> {
     debian::unpacked("containerd", tools::containerd(), "containerd", "usr/bin/containerd")?;
     debian::unpacked("sshd", tools::sshd(), "openssh-server", "usr/sbin/sshd")?;
     nsjail::install()?;
+    schemas::install()?;
     go::install()?;
     go::engine()?;
     images::busybox()?;

@@ -42,6 +42,7 @@ mod parity;
 mod private;
 mod proof;
 mod remote;
+mod recipes;
 mod reproducible;
 mod results;
 mod sandbox;
