@@ -67,6 +67,9 @@ pub struct LockedGit {
     /// `URL#REF` without a directory, as the Dockerfile has it.
     pub url: String,
     pub commit: String,
+    /// The manifests of the images that hold its files, by [`GitSource::part`](crate::remote::GitSource::part).
+    #[serde(default)]
+    pub trees: BTreeMap<String, Digest>,
 }
 
 /// Why a file is no lock.
@@ -205,6 +208,12 @@ impl LockedGit {
         let hex = self.commit.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if !hex || !matches!(self.commit.len(), 40 | 64) {
             return wrong("the commit is no full hash");
+        }
+        if self.trees.len() > PLATFORMS_LIMIT {
+            return wrong("too many trees");
+        }
+        if self.trees.keys().any(|part| part.len() > URL_LIMIT || part.chars().any(char::is_control)) {
+            return wrong("a tree with a name that is none");
         }
         Ok(())
     }

@@ -44,6 +44,9 @@ pub struct GitSource {
     pub subdir: String,
     /// The commit, or its beginning, that it must be.
     pub checksum: Option<String>,
+    /// Whether `.git` is wanted as well. A builder heeds it only for all of a repository.
+    pub keep_git_dir: bool,
+    pub submodules: bool,
     /// `host/path`, which is the same for each way to get there.
     place: String,
 }
@@ -72,9 +75,11 @@ impl GitSource {
             reference: reference.to_owned(),
             subdir: clean(subdir),
             checksum: None,
+            keep_git_dir: false,
+            submodules: true,
             place: format!("{host}/{}", clean(path)),
         };
-        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        for (key, value) in query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))) {
             // Written in a way that would have to be decoded.
             if value.contains(['%', '+']) {
                 return None;
@@ -89,10 +94,28 @@ impl GitSource {
                 "branch" => found.reference = prefixed("refs/heads/"),
                 "subdir" => found.subdir = clean(value),
                 "checksum" | "commit" => found.checksum = Some(value.to_owned()),
+                "keep-git-dir" => found.keep_git_dir = boolean(value)?,
+                "submodules" => found.submodules = boolean(value)?,
                 _ => {}
             }
         }
         Some(found)
+    }
+
+    /// Which of the files of a commit it is, in words: a directory, or `.`.
+    pub fn part(&self) -> String {
+        let mut part = if self.subdir.is_empty() { ".".to_owned() } else { self.subdir.clone() };
+        if self.has_git_dir() {
+            part.push_str(" with .git");
+        }
+        if !self.submodules {
+            part.push_str(" without submodules");
+        }
+        part
+    }
+
+    pub fn has_git_dir(&self) -> bool {
+        self.keep_git_dir && self.subdir.is_empty()
     }
 
     /// The remote and the reference: what one commit belongs to.
@@ -124,6 +147,15 @@ fn clean(path: &str) -> String {
         }
     }
     parts.join("/")
+}
+
+/// As Go reads it; nothing at all means yes.
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
 }
 
 fn scheme(text: &str) -> Option<String> {
@@ -168,7 +200,17 @@ mod tests {
             let git = GitSource::parse(text).unwrap();
             assert_eq!((git.identifier().as_str(), git.pinned_name().as_str()), (identifier, name), "{text}");
         }
+        for (text, part) in [
+            ("https://h/b.git", "."),
+            ("https://h/b.git#:x//y", "x/y"),
+            ("https://h/b.git?keep-git-dir", ". with .git"),
+            ("https://h/b.git?keep-git-dir=false&submodules=0", ". without submodules"),
+            ("https://h/b.git?keep-git-dir=1&subdir=x", "x"),
+        ] {
+            assert_eq!(GitSource::parse(text).unwrap().part(), part, "{text}");
+        }
         for text in [
+            "https://h/b.git?submodules=maybe",
             "https://h/file.tar",
             "github.com/a/b",
             "./a.git",

@@ -190,12 +190,15 @@ mod tests {
             SourcePolicy::parse(br#"{"rules": [{"action": "DENY", "selector": {"identifier": "*"}}]}"#)
                 .unwrap();
         let attrs = BTreeMap::from([("oci.store".to_owned(), "s".to_owned())]);
-        let sent =
-            policy.converting(&[Conversion { from: "https://h/a".into(), to: "b".into(), attrs }]).to_wire();
+        let only = vec![("k".to_owned(), "v".to_owned(), true), ("l".to_owned(), "w".to_owned(), false)];
+        let sent = policy
+            .converting(&[Conversion { from: "https://h/a".into(), only, to: "b".into(), attrs }])
+            .to_wire();
         assert_eq!(sent.rules.iter().map(|rule| rule.action).collect::<Vec<_>>(), [2, 1]);
         let (selector, update) =
             (sent.rules[0].selector.as_ref().unwrap(), sent.rules[0].updates.as_ref().unwrap());
         assert_eq!((selector.identifier.as_str(), selector.match_type), ("https://h/a", 1));
+        assert_eq!(selector.constraints.iter().map(|c| c.condition).collect::<Vec<_>>(), [0, 1]);
         assert_eq!((update.identifier.as_str(), update.attrs["oci.store"].as_str()), ("b", "s"));
     }
 

@@ -153,18 +153,30 @@ impl Depot {
         // An image of one platform is taken for others as well, with a warning.
         let alone = image.platforms.values().find(|manifest| **manifest == image.digest);
         for manifest in platforms.filter_map(|platform| image.manifest(platform).or(alone)) {
-            let parsed = Document::parse(&self.document(manifest)?);
-            let broken = |source| DepotError::Document { digest: manifest.clone(), source };
-            let Document::Manifest { config, layers } = parsed.map_err(broken)? else {
-                return Err(broken(ManifestError::Neither));
-            };
-            for blob in std::iter::once(config).chain(layers) {
-                if !self.has(&blob.digest, blob.size) {
-                    return Err(DepotError::Missing { dir: self.dir.clone(), digest: blob.digest });
-                }
+            self.holds_manifest(manifest)?;
+        }
+        Ok(())
+    }
+
+    /// Whether an image of one platform is there with all its blobs.
+    pub fn holds_manifest(&self, manifest: &Digest) -> Result<(), DepotError> {
+        let parsed = Document::parse(&self.document(manifest)?);
+        let broken = |source| DepotError::Document { digest: manifest.clone(), source };
+        let Document::Manifest { config, layers } = parsed.map_err(broken)? else {
+            return Err(broken(ManifestError::Neither));
+        };
+        for blob in std::iter::once(config).chain(layers) {
+            if !self.has(&blob.digest, blob.size) {
+                return Err(DepotError::Missing { dir: self.dir.clone(), digest: blob.digest });
             }
         }
         Ok(())
+    }
+
+    /// An empty directory beside what arrives, for as long as it is held.
+    pub fn scratch(&self) -> Result<tempfile::TempDir, DepotError> {
+        let dir = self.dir.join(INGEST);
+        tempfile::Builder::new().prefix("git-").tempdir_in(&dir).map_err(at("create a directory in", &dir))
     }
 
     /// A blob of which nothing is known beforehand.
@@ -308,6 +320,16 @@ impl Unnamed {
         let blob = self.blobs.join(store::blob(&digest));
         fs::rename(&self.path, &blob).map_err(at("keep", &blob))?;
         Ok((digest, self.length))
+    }
+}
+
+impl Write for Unnamed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Unnamed::write(self, bytes).map(|()| bytes.len()).map_err(io::Error::other)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -169,7 +169,7 @@ impl Repository {
 }
 
 /// The git program with an environment in which it finds no configuration but that of `home`, and speaks to nobody.
-fn git(search_path: &OsStr, home: &Path) -> Result<Command, RepositoryError> {
+pub fn git(search_path: &OsStr, home: &Path) -> Result<Command, RepositoryError> {
     let program = find_program(search_path, "git").ok_or(RepositoryError::NoGit)?;
     let mut command = Command::new(program);
     let set: [(&str, OsString); 9] = [
@@ -188,7 +188,7 @@ fn git(search_path: &OsStr, home: &Path) -> Result<Command, RepositoryError> {
 }
 
 /// The least that git takes for a repository.
-fn lay_out(dir: &Path, commit: &str) -> io::Result<()> {
+pub fn lay_out(dir: &Path, commit: &str) -> io::Result<()> {
     let format = if commit.len() == 64 { "sha256" } else { "sha1" };
     fs::write(dir.join("HEAD"), "ref: refs/heads/none\n")?;
     fs::write(
@@ -201,7 +201,7 @@ fn lay_out(dir: &Path, commit: &str) -> io::Result<()> {
 }
 
 /// Of a commit object: `committer NAME <ADDRESS> SECONDS ZONE`.
-fn committer_time(object: &[u8]) -> Option<i64> {
+pub fn committer_time(object: &[u8]) -> Option<i64> {
     let headers = object.split(|byte| *byte == b'\n').take_while(|line| !line.is_empty());
     let line = headers.filter_map(|line| line.strip_prefix(b"committer ")).next()?;
     let after = line.rsplit(|byte| *byte == b'>').next()?;

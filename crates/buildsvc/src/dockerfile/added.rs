@@ -73,6 +73,7 @@ pub(super) fn add(rest: &str, scope: &Scope, escape: char, sources: &mut Sources
     items.pop();
     let checksum = flags.iter().find_map(|flag| flag.strip_prefix("--checksum="));
     let checksum = checksum.map(|text| (text, scope.expand(text, escape)));
+    let keeps = flags.iter().any(|flag| matches!(flag.as_str(), "--keep-git-dir" | "--keep-git-dir=true"));
     for item in items {
         let Some(source) = scope.expand(&item, escape) else {
             if item.contains("://") || item.contains('@') {
@@ -101,6 +102,7 @@ pub(super) fn add(rest: &str, scope: &Scope, escape: char, sources: &mut Sources
         match git {
             Some(mut git) => {
                 git.checksum = checksum.or(git.checksum);
+                git.keep_git_dir |= keeps;
                 if !sources.gits.contains(&git) {
                     sources.gits.push(git);
                 }

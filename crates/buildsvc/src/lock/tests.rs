@@ -24,7 +24,11 @@ fn example() -> Lock {
     .unwrap();
     let url = "https://h.example/a?x=\"1\"\\".to_owned();
     lock.add_url(LockedUrl { url, checksum: sha('1'), size: 7 }).unwrap();
-    let git = LockedGit { url: "https://h.example/r.git#v1".into(), commit: "0".repeat(40) };
+    let git = LockedGit {
+        url: "https://h.example/r.git#v1".into(),
+        commit: "0".repeat(40),
+        trees: [(".", '2'), ("a \"b\" with .git", '3')].map(|(part, c)| (part.to_owned(), sha(c))).into(),
+    };
     lock.add_git(git).unwrap();
     lock
 }

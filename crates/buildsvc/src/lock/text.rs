@@ -59,8 +59,14 @@ pub(super) fn write(lock: &Lock) -> String {
     for LockedUrl { url, checksum, size } in lock.urls() {
         let _ = writeln!(text, "\n[[url]]\nurl = {}\nchecksum = \"{checksum}\"\nsize = {size}", quoted(url));
     }
-    for LockedGit { url, commit } in lock.gits() {
+    for LockedGit { url, commit, trees } in lock.gits() {
         let _ = writeln!(text, "\n[[git]]\nurl = {}\ncommit = \"{commit}\"", quoted(url));
+        if !trees.is_empty() {
+            text.push_str("[git.trees]\n");
+        }
+        for (part, digest) in trees {
+            let _ = writeln!(text, "{} = \"{digest}\"", quoted(part));
+        }
     }
     text
 }

@@ -21,7 +21,6 @@ const HTTPS: &str = "https://";
 const GIT: &str = "git://";
 /// Attributes by which the daemon itself pins a source, as `solver/pb/attr.go` names them.
 const HTTP_CHECKSUM: &str = "http.checksum";
-const GIT_CHECKSUM: &str = "git.checksum";
 const STORE: &str = "oci.store";
 
 /// What a build may use beside images by digest.
@@ -35,8 +34,6 @@ pub struct Pinned {
     pub served: BTreeSet<String>,
     /// Files of web servers, whatever their URL, by the checksum that the source demands: `sha256:…`.
     pub checksums: BTreeSet<String>,
-    /// Repositories, whatever their URL, by the commit that the source demands.
-    pub commits: BTreeSet<String>,
 }
 
 impl SourcePolicy {
@@ -57,7 +54,8 @@ impl SourcePolicy {
             ),
             unless(within(HTTP, &other(&served)), HTTP_CHECKSUM, pinned.checksums.iter().map(String::as_str)),
             unless(literal_from_start(HTTPS), HTTP_CHECKSUM, pinned.checksums.iter().map(String::as_str)),
-            unless(literal_from_start(GIT), GIT_CHECKSUM, pinned.commits.iter().map(String::as_str)),
+            // One that is locked has become an image of the store by now.
+            deny(literal_from_start(GIT)),
         ]);
         self
     }

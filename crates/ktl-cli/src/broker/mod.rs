@@ -38,7 +38,7 @@ pub use desk::Desk;
 pub use helper::{HelperError, Helpers, TIME as HELPER_TIME};
 pub use message::Ask;
 pub use names::{Allowed, HUB, HUB_HOST, Names, Scheme, canonical};
-pub use program::{ProgramError, find as find_program, run as run_program};
+pub use program::{ProgramError, Reaped, find as find_program, run as run_program};
 pub use realm::{hostname, is_loopback};
 pub use record::{Book, Record};
 pub use registry::{Registry, login_host};

@@ -1,5 +1,6 @@
 //! `ktl stage`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -23,9 +24,9 @@ use crate::ui::Ui;
 
 /// Fetch what a Dockerfile names into a store, and lock what it means
 ///
-/// Reads the Dockerfile: FROM of all stages, COPY --from, RUN --mount=from, the syntax line, and URLs of ADD. Each image and file
-/// is fetched into a directory on this machine and written down in ktl.lock with its digest; of a repository, the commit. `ktl build --hermetic` takes both, so that the same
-/// Dockerfile builds without a network. What the lock holds already stays as it is: on another machine the same command fetches
+/// Reads the Dockerfile: FROM of all stages, COPY --from, RUN --mount=from, the syntax line, and what ADD names. Each image and file
+/// is fetched into a directory on this machine and written down in ktl.lock with its digest; of a repository, the files of the commit
+/// that it is at. `ktl build --hermetic` takes both, so that the same Dockerfile builds without a network. What the lock holds already stays as it is: on another machine the same command fetches
 /// exactly the same.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
@@ -117,18 +118,22 @@ pub fn run(args: &StageArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
         lock.add_url(url).map_err(|error| broken(&error))?;
     }
     let search_path = env.get("PATH").unwrap_or_default();
+    let mut gits = BTreeMap::new();
     for source in &named.sources.gits {
         let name = source.pinned_name();
-        if lock.git(&name).is_some() {
-            continue;
-        }
-        let git =
-            puller.commit(source, old.git(&name), &search_path).map_err(|error| failed(&"ADD", &error))?;
+        let git = gits.get(&name).or(old.git(&name));
+        let git = puller.repository(source, git, &search_path, &facts.nonce);
+        let (git, fetched) = git.map_err(|error| failed(&"ADD", &error))?;
         ui.note(format_args!(
-            "[stage] {} is at {}; it is not fetched, since no builder takes a repository from a store",
+            "[stage] {} is at {}: {}, {} fetched",
             inert::text(&name),
-            git.commit
+            git.commit,
+            inert::text(&source.part()),
+            shown(fetched)
         ));
+        gits.insert(name, git);
+    }
+    for git in gits.into_values() {
         lock.add_git(git).map_err(|error| broken(&error))?;
     }
     depot.name(&in_index, &facts.nonce).map_err(|error| broken(&error))?;
@@ -165,6 +170,10 @@ pub fn failed(what: &dyn std::fmt::Display, error: &PullError) -> Failure {
         PullError::Changed { .. } => {
             failure.hint("`ktl stage --update` takes what there is now, when that is what you want.")
         }
+        PullError::Tree { .. } => failure.hint(
+            "Check it out yourself, and name the directory: --build-context NAME=DIR, COPY --from=NAME. \
+             `?submodules=false` in the URL leaves submodules out.",
+        ),
         _ => failure,
     }
 }

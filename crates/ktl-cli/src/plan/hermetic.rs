@@ -10,7 +10,7 @@ use buildsvc::sourcepolicy::Pinned;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::BuildPlan;
+use super::{BuildPlan, Locked};
 use crate::cli::BuildArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -33,14 +33,13 @@ impl Hermetic {
     }
 }
 
-/// Makes `plan`, which is settled but for this, hermetic. `extra` is what may be used beside its own directories and stores, and
-/// images by digest.
-pub fn seal(args: &BuildArgs, plan: &mut BuildPlan, extra: Pinned) -> Result<(), Failure> {
-    refuse_sources(args, &plan.build)?;
+/// Makes `plan`, which is settled but for this, hermetic: it may use its own directories and stores, and images by digest.
+pub fn seal(args: &BuildArgs, plan: &mut BuildPlan, locked: Option<&Locked>) -> Result<(), Failure> {
+    refuse_sources(args, &plan.build, locked)?;
     if plan.hermetic == Hermetic::Required {
         refuse_uploads(&plan.build)?;
     }
-    let mut pinned = extra;
+    let mut pinned = Pinned::default();
     pinned.locals.extend(plan.locals.iter().map(|local| local.name.clone()));
     let stores = plan.stores.iter().filter_map(|store| store.id.strip_prefix("oci:"));
     pinned.stores.extend(stores.map(str::to_owned));
@@ -57,7 +56,7 @@ pub fn contradiction(what: impl std::fmt::Display, why: &str) -> Failure {
 }
 
 /// What the flags bring in from elsewhere, or not pinned.
-fn refuse_sources(args: &BuildArgs, build: &Build) -> Result<(), Failure> {
+fn refuse_sources(args: &BuildArgs, build: &Build, locked: Option<&Locked>) -> Result<(), Failure> {
     if args.build.pull {
         return Err(contradiction(
             "--pull",
@@ -73,7 +72,7 @@ fn refuse_sources(args: &BuildArgs, build: &Build) -> Result<(), Failure> {
         };
         let own = ["local:", "oci-layout://", &Upload::url("")].iter().any(|own| value.starts_with(own));
         match value.strip_prefix("docker-image://") {
-            _ if own => {}
+            _ if own || locked.is_some_and(|locked| locked.brings(value)) => {}
             Some(image) if is_by_digest(image) => {}
             Some(_) => {
                 return Err(contradiction(what, "the image is not named by its digest")
@@ -81,7 +80,7 @@ fn refuse_sources(args: &BuildArgs, build: &Build) -> Result<(), Failure> {
             }
             None => {
                 return Err(contradiction(what, "the builder would fetch it")
-                    .hint("Fetch it yourself, at the commit or with the checksum that you want, and name the directory."));
+                    .hint("`ktl stage --build-context …` brings a repository. Or fetch it yourself, at the commit or with the checksum that you want, and name the directory."));
             }
         }
     }

@@ -1,17 +1,19 @@
 //! What a hermetic build takes from lock and store in the place of a network.
 //!
 //! An image that is locked becomes a named context of its name: the session offers the store, and the builder reads the image from
-//! there by its digest. A file that ADD names is taken from the store by a rule of the source policy. The Dockerfile stays as it
-//! is. What the lock does not hold is told before the build, with the way to mend it.
+//! there by its digest. Files and repositories that ADD names are taken from the store by rules of the source policy, a repository as
+//! the image that `ktl stage` made of its files. The Dockerfile stays as it is. What the lock does not hold is told before the build, with the way to mend it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use buildsvc::build::Build;
+use buildsvc::digest::Digest;
 use buildsvc::lock::{self, Lock};
 use buildsvc::ocilayout::LayoutRef;
 use buildsvc::reference::ImageRef;
-use buildsvc::sourcepolicy::{Conversion, Pinned};
+use buildsvc::remote::GitSource;
+use buildsvc::sourcepolicy::Conversion;
 
 use super::contexts::Shared;
 use super::named::Images;
@@ -22,8 +24,9 @@ use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 
-/// Names blobs to the builder: a registry's name in form, and none in fact.
+/// Names of blobs and images to the builder: a registry's in form, and none in fact.
 const BLOB: &str = "oci-layout+blob://ktl.lock/url";
+const TREE: &str = "oci-layout://ktl.lock/git";
 
 /// The lock of a build, and what of it the build needs.
 #[derive(Debug)]
@@ -36,8 +39,8 @@ pub struct Locked {
     urls: BTreeSet<String>,
     /// What the builder takes from elsewhere than the Dockerfile says.
     conversions: Vec<Conversion>,
-    /// Commits of repositories.
-    commits: BTreeSet<String>,
+    /// Images of the files of repositories, by what they are called.
+    trees: BTreeMap<String, Digest>,
 }
 
 impl Locked {
@@ -77,7 +80,7 @@ impl Locked {
         let store = (facts.real)(&store).unwrap_or(store);
         let urls: BTreeSet<String> = named.sources.urls.iter().map(|source| source.url.clone()).collect();
         let mut id = String::new();
-        if !images.is_empty() || !urls.is_empty() {
+        if !images.is_empty() || !urls.is_empty() || !named.sources.gits.is_empty() {
             if (facts.kind_of)(&store) != super::Kind::Directory {
                 let title = format!("there is no store at {}", store.display());
                 return Err(Failure::new(Exit::Policy, title)
@@ -92,35 +95,27 @@ impl Locked {
             images,
             urls,
             conversions: Vec::new(),
-            commits: BTreeSet::new(),
+            trees: BTreeMap::new(),
         };
         locked.put_images(&named.sources.stages, &id, attrs, shared)?;
         for url in locked.lock.urls().filter(|url| locked.urls.contains(&url.url)) {
             locked.conversions.push(Conversion {
                 from: url.url.clone(),
+                only: Vec::new(),
                 to: format!("{BLOB}@{}", url.checksum),
                 attrs: BTreeMap::from([("oci.store".to_owned(), id.clone())]),
             });
         }
-        for git in &named.sources.gits {
-            let Some(found) = locked.lock.git(&git.pinned_name()) else { continue };
-            locked.commits.insert(found.commit.clone());
-            locked.conversions.push(Conversion {
-                from: git.identifier(),
-                to: String::new(),
-                attrs: BTreeMap::from([("git.checksum".to_owned(), found.commit.clone())]),
-            });
-        }
+        locked.put_trees(&named.sources.gits, &id)?;
         Ok(Some(locked))
     }
 
-    /// Has the builder take what is locked, and tells what it may take beside images by digest and stores.
-    pub fn apply(&self, build: &mut Build) -> Pinned {
+    /// Has the builder take what is locked.
+    pub fn apply(&self, build: &mut Build) {
         if !self.conversions.is_empty() {
             let policy = build.source_policy.take().unwrap_or_default();
             build.source_policy = Some(policy.converting(&self.conversions));
         }
-        Pinned { commits: self.commits.clone(), ..Pinned::default() }
     }
 
     /// Makes contexts of the images, and of contexts that are images.
@@ -154,6 +149,48 @@ impl Locked {
         Ok(())
     }
 
+    /// Whether this named context is a repository whose files come from the store.
+    pub fn brings(&self, value: &str) -> bool {
+        GitSource::parse(value).is_some_and(|git| self.trees.contains_key(&called(&git)))
+    }
+
+    /// Has the builder take the files of repositories from the store.
+    fn put_trees(&mut self, gits: &[GitSource], store: &str) -> Result<(), Failure> {
+        for git in gits {
+            let name = git.pinned_name();
+            let Some(tree) = self.lock.git(&name).and_then(|locked| locked.trees.get(&git.part())) else {
+                continue;
+            };
+            let flag = |key: &str, is: bool| (key.to_owned(), "true".to_owned(), is);
+            let conversion = Conversion {
+                from: git.identifier(),
+                only: vec![
+                    flag("git.keepgitdir", git.keep_git_dir),
+                    flag("git.skipsubmodules", !git.submodules),
+                ],
+                to: format!("{TREE}@{tree}"),
+                attrs: BTreeMap::from([("oci.store".to_owned(), store.to_owned())]),
+            };
+            // A builder calls a repository alike, whatever way leads to it.
+            let alike =
+                |other: &&Conversion| (&other.from, &other.only) == (&conversion.from, &conversion.only);
+            match self.conversions.iter().find(alike) {
+                Some(other) if *other == conversion => {}
+                Some(_) => {
+                    let title = format!(
+                        "the Dockerfile names {} in two ways that are locked differently",
+                        git.identifier()
+                    );
+                    return Err(Failure::new(Exit::Policy, title)
+                        .hint("The builder cannot tell them apart. Name it by one URL, or run `ktl stage --update`."));
+                }
+                None => self.conversions.push(conversion),
+            }
+            self.trees.insert(called(git), tree.clone());
+        }
+        Ok(())
+    }
+
     /// Looks whether the store holds all that the build needs.
     pub fn check(&self) -> Result<(), Failure> {
         let depot = Depot::at(self.store.clone());
@@ -173,18 +210,27 @@ impl Locked {
                 return Err(lacks(&url.url, format!("there is no blob {}", url.checksum)));
             }
         }
+        for (name, tree) in &self.trees {
+            depot.holds_manifest(tree).map_err(|error| lacks(name, chain(&error)))?;
+        }
         Ok(())
     }
 
     /// For people: what stands in for the network.
     pub fn told(&self) -> String {
         format!(
-            "{} ({}): {} images and {} files come from {}",
+            "{} ({}): {} images, {} files and {} repositories come from {}",
             self.file.display(),
             self.lock.digest(),
             self.images.len(),
             self.urls.len(),
+            self.trees.len(),
             self.store.display()
         )
     }
+}
+
+/// Names the files of a repository.
+fn called(git: &GitSource) -> String {
+    format!("{} ({})", git.pinned_name(), git.part())
 }

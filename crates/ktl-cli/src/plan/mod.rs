@@ -407,9 +407,11 @@ pub fn resolve(
     warnings.extend(caches.warnings);
     vcs::add(args, env, facts, &inputs, &mut plan, &mut warnings)?;
     let mut notes = Vec::new();
-    let pinned = locked.as_ref().map(|locked| locked.apply(&mut plan.build)).unwrap_or_default();
+    if let Some(locked) = &locked {
+        locked.apply(&mut plan.build);
+    }
     if args.sandbox.hermetic.is_on() {
-        hermetic::seal(args, &mut plan, pinned)?;
+        hermetic::seal(args, &mut plan, locked.as_ref())?;
         let allowed = &args.step.allow_frontend;
         notes.extend(frontend::settle(allowed, &mut plan.build, inputs.dockerfile().as_deref(), facts)?);
     } else if !args.step.allow_frontend.is_empty() {

@@ -135,6 +135,9 @@ impl Named {
                         locked.commit
                     ));
                 }
+                (Some(locked), _) if !locked.trees.contains_key(&git.part()) => {
+                    lines.push(format!("{name}: its files are not locked ({})", git.part()));
+                }
                 _ => {}
             }
         }

@@ -12,6 +12,9 @@ mod file;
 mod git;
 mod image;
 mod registry;
+mod tree;
+
+use std::path::PathBuf;
 
 pub use image::Puller;
 pub use registry::Registries;
@@ -65,14 +68,27 @@ pub enum PullError {
     Login(String),
     #[error("git is not on the search path; it tells the commit of {0}")]
     NoGit(String),
-    #[error("git ls-remote {remote}")]
+    #[error("git {what} {remote}")]
     Git {
+        what: &'static str,
         remote: String,
         #[source]
         source: ProgramError,
     },
-    #[error("git ls-remote {remote}: {text}")]
-    GitFailed { remote: String, text: String },
+    #[error("git {what} {remote}: {text}")]
+    GitFailed { what: &'static str, remote: String, text: String },
+    #[error("cannot bound what git writes")]
+    Limit(#[source] std::io::Error),
+    #[error("{remote} does not give its commit {commit}")]
+    NoCommit { remote: String, commit: String },
+    #[error("failed to read or write {}", path.display())]
+    Files {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{name}: {why}")]
+    Tree { name: String, why: String },
     #[error("{remote} has no branch or tag {reference:?}")]
     NoReference { remote: String, reference: String },
     #[error("{name} is at {got}, and the Dockerfile says {expected}")]

@@ -93,11 +93,11 @@ fn of_source(source: &str) -> Option<String> {
             )
         }
         "http" | "https" => format!(
-            "nothing is fetched from the web, and {source} would be. Put the file into the context, or into a directory of its \
+            "nothing is fetched from the web, and {source} would be. `ktl stage` pins it and brings it; or put the file into the context, or into a directory of its \
              own (--build-context NAME=DIR, COPY --from=NAME)"
         ),
         "git" | "ssh" => format!(
-            "no repository is fetched, and {source} would be. Check it out, and name the directory: --build-context NAME=DIR, \
+            "no repository is fetched, and {source} would be. `ktl stage` pins it and brings it; or check it out, and name the directory: --build-context NAME=DIR, \
              COPY --from=NAME"
         ),
         "local" => format!("{source} is no directory of this build"),

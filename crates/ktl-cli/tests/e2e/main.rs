@@ -43,6 +43,7 @@ mod private;
 mod proof;
 mod remote;
 mod recipes;
+mod repositories;
 mod reproducible;
 mod results;
 mod sandbox;

@@ -10,9 +10,17 @@ use xtask::parts::{Auth, BaseImage, Registry, push_base_images};
 use crate::ktl::{PARTS, Ran, World, is_root};
 
 /// A world with private builders, which end with it.
-struct Offline(World);
+pub struct Offline(World);
 
 impl Offline {
+    pub fn new() -> Offline {
+        Offline(World::new())
+    }
+
+    pub fn world(&self) -> &World {
+        &self.0
+    }
+
     fn command(&self, machine: &str) -> Command {
         let mut command = self.0.command();
         let mut path = String::new();
@@ -26,12 +34,12 @@ impl Offline {
         command
     }
 
-    fn build(&self, machine: &str, args: &[&str]) -> Ran {
+    pub fn build(&self, machine: &str, args: &[&str]) -> Ran {
         let mut command = self.command(machine);
         self.0.run(command.args(["build", "ctx", "--hermetic", "--progress=plain"]).args(args))
     }
 
-    fn stage(&self, args: &[&str]) -> Ran {
+    pub fn stage(&self, args: &[&str]) -> Ran {
         self.0.run(self.0.command().args(["stage", "ctx"]).args(args))
     }
 }
@@ -65,8 +73,8 @@ fn the_same_dockerfile_builds_with_the_cable_out() {
     if !is_root("the_same_dockerfile_builds_with_the_cable_out") {
         return;
     }
-    let offline = Offline(World::new());
-    let world = &offline.0;
+    let offline = Offline::new();
+    let world = offline.world();
     let registry = Registry::start(&world.path("registry"), Auth::None).unwrap();
     push_base_images(&PARTS.daemon, &registry, &[BaseImage::Busybox]).unwrap();
     world.write("multi/amd64", "amd64");
@@ -91,7 +99,11 @@ fn the_same_dockerfile_builds_with_the_cable_out() {
     let plain = world.build(&[both]);
     assert_ne!(plain.code, Some(0), "{}", plain.stderr);
 
-    offline.build("one", &[both, "-o", "out"]).ok().says("ktl.lock (sha256:").says("2 images and 1 files");
+    offline
+        .build("one", &[both, "-o", "out"])
+        .ok()
+        .says("ktl.lock (sha256:")
+        .says("2 images, 1 files and 0 repositories");
     for (dir, arch) in [("linux_amd64", "amd64"), ("linux_arm64", "arm64")] {
         for (file, text) in [("ran", "ran\n"), ("file.txt", "of the web\n"), ("arch", arch), ("again", arch)]
         {
@@ -134,8 +146,8 @@ fn a_staged_build_is_the_same_everywhere() {
     if !is_root("a_staged_build_is_the_same_everywhere") {
         return;
     }
-    let offline = Offline(World::new());
-    let world = &offline.0;
+    let offline = Offline::new();
+    let world = offline.world();
     let registry = Registry::start(&world.path("registry"), Auth::None).unwrap();
     push_base_images(&PARTS.daemon, &registry, &[BaseImage::Debian, BaseImage::Busybox]).unwrap();
     world.write(

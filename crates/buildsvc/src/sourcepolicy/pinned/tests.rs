@@ -44,7 +44,6 @@ fn pinned() -> Pinned {
         stores: set(&["s0", "s1"]),
         served: set(&["http://buildkit-session/0123"]),
         checksums: set(&["sha256:aa", "sha256:bb"]),
-        commits: set(&["c0ffee"]),
     }
 }
 
@@ -122,8 +121,7 @@ fn attributes_pin_as_well() {
         ("http://h/x", &[("http.checksum", "sha256:bb")], false),
         ("https://h/x", &[("http.checksum", "sha256:cc")], true),
         ("https://h/x", &[("git.checksum", "c0ffee")], true),
-        ("git://h/x#main", &[("git.checksum", "c0ffee")], false),
-        ("git://h/x#main", &[("git.checksum", "c0ffe")], true),
+        ("git://h/x#main", &[("git.checksum", "c0ffee")], true),
         ("ssh://h/x", &[("git.checksum", "c0ffee"), ("http.checksum", "sha256:aa")], true),
         ("docker-image://a", &[("http.checksum", "sha256:aa")], true),
         (&image, &[("oci.store", "s0")], false),

@@ -81,7 +81,10 @@ fn digests(lock: &Lock) -> BTreeSet<String> {
         known.extend(image.platforms.values().map(|manifest| manifest.hex().to_owned()));
     }
     known.extend(lock.urls().map(|url| url.checksum.hex().to_owned()));
-    known.extend(lock.gits().map(|git| git.commit.clone()));
+    for git in lock.gits() {
+        known.insert(git.commit.clone());
+        known.extend(git.trees.values().map(|tree| tree.hex().to_owned()));
+    }
     known
 }
 
