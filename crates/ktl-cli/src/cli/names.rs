@@ -25,4 +25,8 @@ pub struct NamesFlags {
     /// The lock [default: ktl.lock beside the Dockerfile; NAME.ktl.lock for a Dockerfile of another NAME]
     #[arg(long, value_name = "FILE")]
     pub lock: Option<PathBuf>,
+    /// Let this server be asked although its address is not public: loopback, link-local, private. Registries that you are logged in
+    /// to need no naming (repeatable)
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub allow_host: Vec<String>,
 }

@@ -57,7 +57,7 @@ pub fn run(args: &LockArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let mut lines = named.missing(&lock, &named.images());
     lines.extend(named.unused(&lock));
     if args.upstream {
-        lines.extend(moved(&lock, env, &facts, &ui)?);
+        lines.extend(moved(&lock, &args.names.allow_host, env, &facts, &ui)?);
     }
     if lines.is_empty() {
         ui.note(format_args!("{path} fits {} ({})", named.dockerfile.display(), lock.digest()));
@@ -96,11 +96,12 @@ fn shown(lock: &Lock) -> String {
 }
 
 /// The names that mean something else by now.
-fn moved(lock: &Lock, env: &Env, facts: &Facts, ui: &Ui) -> Result<Vec<String>, Failure> {
+fn moved(lock: &Lock, allowed: &[String], env: &Env, facts: &Facts, ui: &Ui) -> Result<Vec<String>, Failure> {
     // Nothing is put into it.
     let depot = Depot::at(plan::store_dir(None, env, facts)?);
-    let registries = stage::registries(lock.images().map(|image| &image.reference), env, ui)?;
-    let puller = Puller::new(registries, &depot);
+    let bounds = stage::bounds(allowed)?;
+    let registries = stage::registries(lock.images().map(|image| &image.reference), &bounds, env, ui)?;
+    let puller = Puller::new(registries, &depot, bounds);
     let mut lines = Vec::new();
     for image in lock.images().filter(|image| image.reference.digest().is_none()) {
         let now = puller.resolve(&image.reference);

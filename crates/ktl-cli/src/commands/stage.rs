@@ -19,7 +19,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, chain};
 use crate::outputs::PendingFile;
 use crate::plan::{self, Facts, Named};
-use crate::pull::{PullError, Puller, Registries};
+use crate::pull::{Bounds, PullError, Puller, Registries};
 use crate::ui::Ui;
 
 /// Fetch what a Dockerfile names into a store, and lock what it means
@@ -54,7 +54,8 @@ const AFTER_HELP: &str = "Examples:
   ktl stage . --update              take newer versions
   ktl stage . --to ./ktl-store      a store that a CI job can keep as a cache
 
-Exit codes: 0 ok, 1 something could not be fetched or is not what the lock says, 2 usage";
+Exit codes: 0 ok, 1 something could not be fetched or is not what the lock says, 2 usage,
+5 an address that is not public and was not named";
 
 pub fn run(args: &StageArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     let ui = Ui { verbose: verbose > 0, quiet: args.quiet };
@@ -73,8 +74,9 @@ pub fn run(args: &StageArgs, verbose: u8, env: &Env) -> Result<Exit, Failure> {
     depot.make(&facts.nonce).map_err(|error| broken(&error))?;
 
     let images = named.images();
-    let registries = registries(images.keys(), env, &ui)?;
-    let puller = Puller::new(registries, &depot);
+    let bounds = bounds(&args.names.allow_host)?;
+    let registries = registries(images.keys(), &bounds, env, &ui)?;
+    let puller = Puller::new(registries, &depot, bounds);
     let mut lock = Lock::default();
     let mut in_index = Vec::new();
     for (reference, platforms) in &images {
@@ -159,7 +161,25 @@ fn write(lock: &Lock, old: &Lock, named: &Named, facts: &Facts, ui: &Ui) -> Resu
     Ok(())
 }
 
+/// The places that are named with --allow-host.
+pub fn bounds(named: &[String]) -> Result<Bounds, Failure> {
+    let mut bounds = Bounds::default();
+    for text in named {
+        bounds.name(text).map_err(|error| {
+            Failure::usage(format!("--allow-host: {text:?}: {error}"))
+                .hint("The form is HOST[:PORT], such as localhost:5000 or registry.corp.example.")
+        })?;
+    }
+    Ok(bounds)
+}
+
 pub fn failed(what: &dyn std::fmt::Display, error: &PullError) -> Failure {
+    if let Some(beyond) = error.out_of_bounds() {
+        return Failure::new(Exit::Policy, format!("{what}: {beyond}")).hint(format!(
+            "A Dockerfile may be anybody's, so only public addresses are asked by themselves. --allow-host {} allows this one.",
+            beyond.place
+        ));
+    }
     let failure = Failure::new(Exit::BuildFailed, format!("{what}: {}", chain(error)));
     match error {
         PullError::Refused { .. } => failure
@@ -181,6 +201,7 @@ pub fn failed(what: &dyn std::fmt::Display, error: &PullError) -> Failure {
 /// The registries of these images, with the user's logins for them.
 pub fn registries<'a>(
     images: impl Iterator<Item = &'a ImageRef>,
+    bounds: &Bounds,
     env: &Env,
     ui: &Ui,
 ) -> Result<Registries, Failure> {
@@ -191,7 +212,13 @@ pub fn registries<'a>(
         ui.line(format_args!("WARNING: no registry logins: {}", chain(&error)));
         None
     });
+    let mut bounds = bounds.clone();
+    for host in config.iter().flat_map(DockerConfig::hosts) {
+        // What is no host of a registry names none.
+        let _ = bounds.name(host);
+    }
     let search_path: OsString = env.get("PATH").unwrap_or_default();
     let logins = Registry::new(config.unwrap_or_default(), search_path, None, names);
-    Registries::new(logins).map_err(|error| Failure::internal(format!("failed to make a pipe: {error}")))
+    Registries::new(logins, bounds)
+        .map_err(|error| Failure::internal(format!("failed to make a pipe: {error}")))
 }

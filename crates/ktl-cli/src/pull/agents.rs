@@ -1,10 +1,13 @@
 //! The ways to speak to a server: over TLS alone, or, for what is on this machine or was so named, without.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::config::RedirectAuthHeaders;
+use ureq::unversioned::transport::{Connector, DefaultConnector};
 use ureq::{Agent, Proxy};
 
+use super::bounds::{Bounds, Guard};
 use crate::web;
 
 const CONNECT_TIME: Duration = Duration::from_secs(15);
@@ -25,10 +28,13 @@ pub struct Agents {
 }
 
 impl Agents {
-    pub fn new() -> Agents {
+    /// Agents that keep within `bounds`.
+    pub fn new(bounds: &Arc<Bounds>) -> Agents {
         let tls = web::system_tls();
-        let agent = |sealed, proxy| {
-            Agent::config_builder()
+        let agent = |sealed, proxy: Option<Proxy>| {
+            let place = proxy.as_ref().map(|proxy| (proxy.host().to_owned(), proxy.port()));
+            let guard = Guard { bounds: bounds.clone(), proxy: place };
+            let config = Agent::config_builder()
                 .http_status_as_error(false)
                 .https_only(sealed)
                 .max_redirects(REDIRECTS)
@@ -40,8 +46,8 @@ impl Agents {
                 .user_agent(concat!("ktl/", env!("CARGO_PKG_VERSION")))
                 .tls_config(tls.clone())
                 .proxy(proxy)
-                .build()
-                .new_agent()
+                .build();
+            Agent::with_parts(config, guard.clone().chain(DefaultConnector::default()), guard)
         };
         Agents {
             sealed: agent(true, Proxy::try_from_env()),

@@ -46,8 +46,7 @@ impl Puller<'_> {
     fn fetch(&self, url: &str, unnamed: &mut Unnamed) -> Result<(), PullError> {
         unnamed.restart()?;
         let local = url.parse::<Uri>().ok().and_then(|uri| Some(is_loopback(uri.host()?)));
-        let agents = self.registries.agents();
-        let agent = if local == Some(true) { &agents.local } else { &agents.any };
+        let agent = if local == Some(true) { &self.agents.local } else { &self.agents.any };
         let shown = shown(url);
         let response = agent.get(url).call();
         let mut response = response.map_err(|source| PullError::Fetch { url: shown.clone(), source })?;

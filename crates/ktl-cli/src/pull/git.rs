@@ -14,6 +14,7 @@ use buildsvc::lock::LockedGit;
 use buildsvc::remote::GitSource;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::way::Way;
 use super::{PullError, Puller};
 use crate::broker::{find_program, run_program};
 use crate::display::inert;
@@ -59,8 +60,9 @@ impl Puller<'_> {
     fn ask(&self, git: &GitSource, search_path: &OsStr) -> Result<String, PullError> {
         let remote = git.remote.clone();
         let empty = self.depot.scratch()?;
-        let mut command = users_git(search_path, &remote, empty.path())?;
-        command.args(["ls-remote", "--", &remote]);
+        let way = self.way(&remote)?;
+        let mut command = users_git(search_path, &way, empty.path())?;
+        command.args(["ls-remote", "--", &way.remote]);
         let listed = self.run(command, "ls-remote", &remote, ASK_TIME)?;
         chosen(&String::from_utf8_lossy(&listed), &git.reference)
             .ok_or_else(|| PullError::NoReference { remote, reference: git.reference.clone() })
@@ -81,15 +83,16 @@ impl Puller<'_> {
         // Not every server gives a commit that no name leads to at once, or at all.
         let ways: [(&[&str], &str); 3] =
             [(&shallow, commit), (&shallow, reference), (&["--force"], "+refs/*:refs/fetched/*")];
+        let way = self.way(&git.remote)?;
         let mut last = None;
         for (options, what) in ways {
-            let mut command = users_git(search_path, &git.remote, dir)?;
+            let mut command = users_git(search_path, &way, dir)?;
             command.arg("--git-dir").arg(dir).args(["fetch", "--quiet", "--no-write-fetch-head"]);
             command.args(options);
             if what.starts_with('+') && dir.join("shallow").exists() {
                 command.arg("--unshallow");
             }
-            command.args(["--", &git.remote, what]);
+            command.args(["--", &way.remote, what]);
             let fetched = bounded(|| self.run(command, "fetch", &git.remote, FETCH_TIME));
             if let Err(error) = fetched {
                 if !matches!(error, PullError::GitFailed { .. }) {
@@ -139,9 +142,10 @@ impl Puller<'_> {
 }
 
 /// git with the user's configuration, in the empty directory or repository `dir`.
-fn users_git(search_path: &OsStr, remote: &str, dir: &Path) -> Result<Command, PullError> {
-    let program = find_program(search_path, "git").ok_or_else(|| PullError::NoGit(remote.to_owned()))?;
+fn users_git(search_path: &OsStr, way: &Way, dir: &Path) -> Result<Command, PullError> {
+    let program = find_program(search_path, "git").ok_or_else(|| PullError::NoGit(way.remote.clone()))?;
     let mut command = Command::new(program);
+    command.args(way.settings.iter().flat_map(|setting| ["-c", setting])).envs(way.host.clone());
     for name in LEFT_OUT {
         command.env_remove(name);
     }

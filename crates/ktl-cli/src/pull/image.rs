@@ -1,7 +1,7 @@
 //! An image with all that a builder needs of it, for some platforms.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use buildsvc::digest::Digest;
 use buildsvc::lock::LockedImage;
@@ -11,6 +11,8 @@ use buildsvc::reference::ImageRef;
 use buildsvc::store;
 use sha2::{Digest as _, Sha256};
 
+use super::agents::Agents;
+use super::bounds::Bounds;
 use super::registry::{Registries, patiently};
 use super::{PullError, download};
 use crate::depot::Depot;
@@ -22,6 +24,9 @@ const AT_ONCE: usize = 4;
 pub struct Puller<'a> {
     pub(super) registries: Registries,
     pub(super) depot: &'a Depot,
+    /// Of what is no registry.
+    pub(super) bounds: Arc<Bounds>,
+    pub(super) agents: Agents,
 }
 
 /// An image that is in the store now.
@@ -36,8 +41,10 @@ pub struct Pulled {
 }
 
 impl<'a> Puller<'a> {
-    pub fn new(registries: Registries, depot: &'a Depot) -> Puller<'a> {
-        Puller { registries, depot }
+    pub fn new(registries: Registries, depot: &'a Depot, bounds: Bounds) -> Puller<'a> {
+        let bounds = Arc::new(bounds);
+        let agents = Agents::new(&bounds);
+        Puller { registries, depot, bounds, agents }
     }
 
     /// What the registry gives for `reference` now, without pulling it.

@@ -7,21 +7,26 @@
 //! Follows the OCI distribution specification 1.1.
 
 mod agents;
+mod bounds;
 mod download;
 mod file;
 mod git;
 mod image;
 mod registry;
 mod tree;
+mod way;
 
 use std::path::PathBuf;
 
+pub use bounds::{Bounds, OutOfBounds};
 pub use image::Puller;
 pub use registry::Registries;
 
 use buildsvc::digest::Digest;
 use buildsvc::manifest::ManifestError;
 use buildsvc::platform::Platform;
+
+use bounds::ResolveError;
 
 use crate::broker::ProgramError;
 use crate::depot::DepotError;
@@ -87,6 +92,12 @@ pub enum PullError {
         #[source]
         source: std::io::Error,
     },
+    #[error("where {remote} is")]
+    Resolve {
+        remote: String,
+        #[source]
+        source: ResolveError,
+    },
     #[error("{name}: {why}")]
     Tree { name: String, why: String },
     #[error("{remote} has no branch or tag {reference:?}")]
@@ -96,12 +107,24 @@ pub enum PullError {
 }
 
 impl PullError {
+    /// The place that has to be named, if that is what is missing.
+    pub fn out_of_bounds(&self) -> Option<&OutOfBounds> {
+        match self {
+            PullError::Fetch { source: ureq::Error::Other(error), .. } => error.downcast_ref(),
+            PullError::Resolve { source: ResolveError::OutOfBounds(error), .. } => Some(error),
+            _ => None,
+        }
+    }
+
     /// Whether it may be otherwise in a moment.
     fn is_passing(&self) -> bool {
         match self {
             PullError::Fetch { source, .. } => !matches!(
                 source,
-                ureq::Error::RequireHttpsOnly(_) | ureq::Error::TooManyRedirects | ureq::Error::BadUri(_)
+                ureq::Error::Other(_)
+                    | ureq::Error::RequireHttpsOnly(_)
+                    | ureq::Error::TooManyRedirects
+                    | ureq::Error::BadUri(_)
             ),
             PullError::Read { .. } | PullError::Short { .. } => true,
             PullError::Status { status, .. } => matches!(status, 429 | 500 | 502 | 503 | 504),

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buildsvc::reference::ImageRef;
@@ -13,6 +13,7 @@ use ureq::{Agent, Body};
 
 use super::PullError;
 use super::agents::Agents;
+use super::bounds::Bounds;
 use crate::broker::{Book, HUB, HUB_HOST, Stop, canonical, hostname, is_loopback};
 use crate::display::inert;
 
@@ -34,18 +35,14 @@ pub struct Registries {
 pub type From = u64;
 
 impl Registries {
-    pub fn new(logins: crate::broker::Registry) -> std::io::Result<Registries> {
+    pub fn new(logins: crate::broker::Registry, bounds: Bounds) -> std::io::Result<Registries> {
         Ok(Registries {
             logins,
-            agents: Agents::new(),
+            agents: Agents::new(&Arc::new(bounds)),
             stop: Stop::new()?,
             book: Book::default(),
             known: Mutex::default(),
         })
-    }
-
-    pub fn agents(&self) -> &Agents {
-        &self.agents
     }
 
     pub fn stop(&self) -> &Stop {

@@ -64,9 +64,10 @@ const STRICTER: [(&str, Order); 7] = [
 ];
 
 /// Flags of any command.
-const TYPED: [(&str, &str); 10] = [
+const TYPED: [(&str, &str); 11] = [
     ("allow", "it lets steps do more than they may"),
     ("allow-frontend", "it lets another program read a hermetic build's Dockerfile"),
+    ("allow-host", "it lets a Dockerfile's names lead into this machine's own network"),
     ("allow-registry", "it has your login sent to a registry that the build does not name"),
     ("egress-learn", "it opens every public server"),
     ("output-force", "it lets the builder's files into your settings"),

@@ -40,7 +40,7 @@ impl Offline {
     }
 
     pub fn stage(&self, args: &[&str]) -> Ran {
-        self.0.run(self.0.command().args(["stage", "ctx"]).args(args))
+        self.0.run(self.0.command().args(["stage", "ctx", "--allow-host=127.0.0.1"]).args(args))
     }
 }
 

@@ -141,7 +141,9 @@ fn what_cannot_be_kept_is_told() {
     }
     let stage = |steps: &str| {
         world.write("ctx/Dockerfile", format!("FROM scratch\n{steps}\n"));
-        world.run(world.command().args(["stage", "."]).current_dir(world.path("ctx")))
+        world.run(
+            world.command().args(["stage", ".", "--allow-host=127.0.0.1"]).current_dir(world.path("ctx")),
+        )
     };
     let url = format!("{}/r.git", server.address);
     for (step, code, says) in [

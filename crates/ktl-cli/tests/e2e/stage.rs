@@ -7,6 +7,9 @@ use xtask::parts::{Auth, BaseImage, Registry, push_base_images};
 
 use crate::ktl::{PARTS, World};
 
+/// The parts of these tests.
+const LOCAL: &str = "--allow-host=127.0.0.1";
+
 fn lock(world: &World) -> Lock {
     Lock::read(world.read("ctx/ktl.lock").as_bytes()).unwrap()
 }
@@ -20,8 +23,9 @@ fn names_are_fetched_and_locked() {
     let world = World::with_dockerfile(
         "ARG BASE=BUSYBOX\nFROM $BASE AS a\nFROM scratch\nCOPY --from=BUSYBOX /bin/busybox /\nCOPY --from=a /x /\n",
     );
-    let stage = |args: &[&str]| world.run(world.command().args(["stage", "ctx", "--to", "store"]).args(args));
-    let check = |args: &[&str]| world.run(world.command().args(["lock", "ctx", "--check"]).args(args));
+    let stage =
+        |args: &[&str]| world.run(world.command().args(["stage", "ctx", LOCAL, "--to", "store"]).args(args));
+    let check = |args: &[&str]| world.run(world.command().args(["lock", "ctx", LOCAL, "--check"]).args(args));
     check(&[]).ends_with(1).says("there is no lock").says("ktl stage");
 
     stage(&[]).ok().says("blobs, ").says("wrote ");
@@ -65,8 +69,8 @@ fn names_are_fetched_and_locked() {
 #[test]
 fn a_lock_that_does_not_fit_is_told() {
     let world = World::with_dockerfile("FROM BUSYBOX\n");
-    let stage = |args: &[&str]| world.run(world.command().args(["stage", "ctx"]).args(args));
-    let check = |args: &[&str]| world.run(world.command().args(["lock", "ctx", "--check"]).args(args));
+    let stage = |args: &[&str]| world.run(world.command().args(["stage", "ctx", LOCAL]).args(args));
+    let check = |args: &[&str]| world.run(world.command().args(["lock", "ctx", LOCAL, "--check"]).args(args));
     stage(&[]).ok();
     assert!(world.path("home/.cache/ktl/store/oci-layout").exists());
     let shown = world.run(world.command().args(["lock", "ctx"])).ok().stdout;
@@ -95,7 +99,7 @@ fn a_lock_that_does_not_fit_is_told() {
     let mut file = world.read("ctx/ktl.lock");
     let digest = lock(&world).images().next().unwrap().digest.clone();
     let pinned = world.write("pinned/Dockerfile", format!("FROM {}@{digest}\n", PARTS.busybox));
-    world.run(world.command().args(["stage", "pinned"])).ok();
+    world.run(world.command().args(["stage", "pinned", LOCAL])).ok();
     assert!(fs::read_to_string(pinned.with_file_name("ktl.lock")).unwrap().contains(&format!("@{digest}\"")));
     let other = "0".repeat(64);
     file = file.replace(digest.hex(), &other);
@@ -132,7 +136,7 @@ fn the_users_login_is_used_where_the_registry_asks_for_it() {
         world.write("ctx/Dockerfile", format!("FROM {}\n", BaseImage::Busybox.reference(&registry)));
         let stage = |config: &std::path::Path| {
             let mut command = world.command();
-            world.run(command.args(["stage", "ctx", "--to", name]).env("DOCKER_CONFIG", config))
+            world.run(command.args(["stage", "ctx", LOCAL, "--to", name]).env("DOCKER_CONFIG", config))
         };
         stage(&world.path("home")).ends_with(1).says("docker login");
         stage(registry.docker_config()).ok();
@@ -140,4 +144,48 @@ fn the_users_login_is_used_where_the_registry_asks_for_it() {
             assert!(request.scopes.contains("busybox:pull"), "{request:?}");
         }
     }
+}
+
+#[test]
+fn a_dockerfile_leads_to_public_addresses_alone() {
+    let world = World::new();
+    world.write("web/file", "inside\n");
+    let web = crate::inputs::serve(&world.path("web"));
+    let port = web.rsplit_once(':').unwrap().1;
+    let stage = |steps: &str, args: &[&str]| {
+        world.write("ctx/Dockerfile", format!("FROM scratch\n{steps}\n"));
+        world.run(world.command().args(["stage", "ctx"]).args(args))
+    };
+    for (step, place) in [
+        (format!("ADD {web}/file /"), format!("127.0.0.1:{port}")),
+        (format!("ADD http://localhost:{port}/file /"), format!("localhost:{port}")),
+        ("ADD http://169.254.169.254/latest /".to_owned(), "169.254.169.254:80".to_owned()),
+        ("ADD http://[::ffff:10.0.0.1]/x /".to_owned(), "10.0.0.1:80".to_owned()),
+        (format!("ADD git://127.0.0.1:{port}/r.git /"), format!("127.0.0.1:{port}")),
+        (format!("ADD {web}/r.git /"), format!("127.0.0.1:{port}")),
+        (format!("COPY --from={} /x /", PARTS.busybox), PARTS.busybox.split('/').next().unwrap().to_owned()),
+    ] {
+        let says = format!("--allow-host {place} allows this one");
+        stage(&step, &[]).ends_with(5).says("no --allow-host names it").says(&says);
+    }
+    let add = format!("ADD {web}/file /");
+    stage(&add, &["--allow-host", "127.0.0.1:1"]).ends_with(5);
+    stage(&add, &["--allow-host", "http://x"]).ends_with(2).says("HOST[:PORT]");
+    stage(&add, &["--allow-host", &format!("127.0.0.1:{port}")]).ok();
+    // Where a server sends on to counts as well.
+    let elsewhere = crate::inputs::serve(&world.path("web"));
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let first = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        use std::io::{BufRead, BufReader, Write};
+        for stream in listener.incoming().map_while(Result::ok) {
+            let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+            let head = "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nConnection: close\r\nLocation: ";
+            let _ = write!(&stream, "{head}{elsewhere}/file\r\n\r\n");
+        }
+    });
+    let add = format!("ADD http://{first}/on /");
+    stage(&add, &["--allow-host", &first.to_string()]).ends_with(5).says("is loopback, and no --allow-host");
+    stage(&add, &["--allow-host", "127.0.0.1"]).ok();
 }
