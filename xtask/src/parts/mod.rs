@@ -19,7 +19,7 @@
 
 mod astray;
 mod buildkitd;
-mod certificates;
+pub mod certificates;
 mod engine;
 mod images;
 mod registry;

@@ -1,82 +1,14 @@
 //! Builds that may reach the servers of a list: what passes, what does not, and what is told of it.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 
 use sha2::{Digest as _, Sha256};
 
 use crate::ktl::{World, is_root};
+use crate::mirror::{Files, Mirror, files};
 use crate::private::Private;
 use xtask::parts::{BaseImage, push_base_images};
-
-/// A server of files, at an address that is loopback and that no program leaves its proxy out for.
-struct Mirror {
-    address: String,
-    asked: Arc<Mutex<Vec<String>>>,
-}
-
-/// What a path leads to: a body, or, beginning with `->`, another place.
-type Files = BTreeMap<String, Vec<u8>>;
-
-impl Mirror {
-    fn start(files: Files) -> Mirror {
-        Mirror::at("127.0.0.2", files)
-    }
-
-    fn at(host: &str, files: Files) -> Mirror {
-        let listener = TcpListener::bind((host, 0)).unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let (files, log) = (Arc::new(files), asked.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (files, log) = (files.clone(), log.clone());
-                std::thread::spawn(move || drop(answer(&stream, &files, &log)));
-            }
-        });
-        Mirror { address, asked }
-    }
-
-    fn was_asked(&self, path: &str) -> bool {
-        self.asked.lock().unwrap().iter().any(|asked| asked == path)
-    }
-}
-
-fn answer(stream: &TcpStream, files: &Files, log: &Mutex<Vec<String>>) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut request = String::new();
-        if reader.read_line(&mut request)? == 0 {
-            return Ok(());
-        }
-        let mut header = String::from("-");
-        while !header.trim().is_empty() {
-            header.clear();
-            reader.read_line(&mut header)?;
-        }
-        let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
-        log.lock().unwrap().push(path.clone());
-        let (status, extra, body) = match files.get(&path) {
-            Some(to) if to.starts_with(b"->") => {
-                ("302 Found", format!("Location: {}\r\n", String::from_utf8_lossy(&to[2..])), &[][..])
-            }
-            Some(body) => ("200 OK", String::new(), body.as_slice()),
-            None => ("404 Not Found", String::new(), &[][..]),
-        };
-        let head = format!("HTTP/1.1 {status}\r\n{extra}Content-Length: {}\r\n\r\n", body.len());
-        let mut writer = stream;
-        writer.write_all(head.as_bytes())?;
-        writer.write_all(body)?;
-    }
-}
-
-fn files(pairs: &[(&str, &str)]) -> Files {
-    pairs.iter().map(|(path, body)| (path.to_string(), body.as_bytes().to_vec())).collect()
-}
 
 #[test]
 fn exactly_what_is_listed_is_reached() {
@@ -153,7 +85,7 @@ fn exactly_what_is_listed_is_reached() {
     assert!(mirror.was_asked("/secret") && mirror.was_asked("/good/b") && other.was_asked("/elsewhere"));
 }
 
-fn claim<'a>(report: &'a serde_json::Value, about: &str) -> &'a serde_json::Value {
+pub fn claim<'a>(report: &'a serde_json::Value, about: &str) -> &'a serde_json::Value {
     let claims = report["claims"].as_array().unwrap();
     claims.iter().find(|claim| claim["about"] == about).unwrap_or_else(|| panic!("{about}: {report}"))
 }
@@ -233,7 +165,7 @@ fn what_the_daemon_fetches_obeys_too() {
     image.build(&["--egress-record", "r"]).ends_with(2).says("means nothing without");
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -12,15 +12,15 @@ use crate::private::{Private, wait_until};
 const BUILDS: usize = 50;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Process {
-    pid: i32,
-    name: String,
+pub struct Process {
+    pub pid: i32,
+    pub name: String,
     parent: i32,
     /// In ticks since the machine came up: a number may come again, but not with the same start.
     started: u64,
 }
 
-fn processes() -> Vec<Process> {
+pub fn processes() -> Vec<Process> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let stat = |entry: fs::DirEntry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
@@ -34,7 +34,7 @@ fn processes() -> Vec<Process> {
 }
 
 /// The process and all that descend from it.
-fn family(of: i32) -> Vec<Process> {
+pub fn family(of: i32) -> Vec<Process> {
     let all = processes();
     let mut family: Vec<Process> = all.iter().filter(|process| process.pid == of).cloned().collect();
     let mut next = 0;

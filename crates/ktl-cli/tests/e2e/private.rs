@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use xtask::parts::{ScratchDir, User};
 
 use crate::ktl::{PARTS, Ran, World, is_root};
+use crate::parallel::{family, processes};
 
 /// A busybox of the context's own: a private builder pulls no base image here.
 pub const BUSYBOX: &str =
@@ -216,6 +217,24 @@ fn what_was_killed_is_repaired_and_what_is_idle_stops() {
     wait_until("it has stopped by itself", || private.supervisors().is_empty());
     let log = private.builder(&["logs", "k"]).ok().stdout;
     assert!(log.contains("nobody has used it for 1 s"), "{log}");
+}
+
+#[test]
+fn one_whose_directory_is_gone_ends_by_itself() {
+    if !is_root("one_whose_directory_is_gone_ends_by_itself") {
+        return;
+    }
+    let private = Private::new("RUN echo made\n");
+    private.build(&["--builder", "jail://gone", "--hermetic", "--idle-timeout", "1s"]).ok();
+    let [supervisor] = private.supervisors()[..] else { panic!("{:?}", private.supervisors()) };
+    let family = family(supervisor);
+    assert!(family.iter().any(|process| process.name == "buildkitd"), "{family:?}");
+    // Nobody can find it any more, to use it or to stop it.
+    std::fs::remove_dir_all(private.0.path("s/daemons/gone")).unwrap();
+    wait_until("it has ended, with its daemon", || {
+        let left = processes();
+        !family.iter().any(|process| left.contains(process))
+    });
 }
 
 #[test]
