@@ -176,7 +176,7 @@ fn tcp(text: &str, authority: &str) -> Result<Address, String> {
 
 fn container(text: &str, scheme: &str, rest: &str) -> Result<Container, String> {
     let (name, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let name = name.strip_suffix('/').unwrap_or(name);
+    let name = name.trim_end_matches('/');
     let mut given = Vec::new();
     for (key, value) in form_urlencoded(query) {
         let known = match scheme {
@@ -312,6 +312,7 @@ mod tests {
                 Address::Container(Container::Docker { name: "b0".into(), context: some("far") }),
             ),
             ("podman-container://b0", Address::Container(Container::Podman { name: "b0".into() })),
+            ("podman-container://b0//", Address::Container(Container::Podman { name: "b0".into() })),
             (
                 "nerdctl-container://b0?namespace=k8s.io",
                 Address::Container(Container::Nerdctl { name: "b0".into(), namespace: some("k8s.io") }),
