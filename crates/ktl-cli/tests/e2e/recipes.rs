@@ -187,7 +187,8 @@ fn the_shell_of_other_systems_keeps_strangers_apart() {
         return;
     }
     let gitlab = parsed("docs/ci/gitlab-ci.yml");
-    let lines = gitlab["container-image"]["script"].as_array().unwrap().iter().map(|line| line.as_str().unwrap());
+    let lines =
+        gitlab["container-image"]["script"].as_array().unwrap().iter().map(|line| line.as_str().unwrap());
     let gitlab = lines.collect::<Vec<_>>().join("\n");
     let jenkins = of_jenkins(&text("docs/ci/Jenkinsfile"));
     let private = Private::new("RUN test ! -e /fails\n");

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::{About, Check};
 use crate::builder::{self, Address};
 use crate::cli::BuilderFlags;
-use crate::dial::{self, Connection, Program};
+use crate::dial::{Connection, Program};
 use crate::env::Env;
 use crate::failure::Failure;
 use crate::look::Introduced;
@@ -34,26 +34,22 @@ pub(super) struct Reached {
 pub(super) fn reach(flags: &BuilderFlags, env: &Env, ui: &Ui) -> Result<Reached, Failure> {
     let tls = TlsFiles::from_flags(flags).map_err(Failure::usage)?;
     let candidates = builder::candidates(flags, env)?;
-    let private =
-        candidates.iter().any(|candidate| matches!(candidate.address, Address::Jail(_) | Address::Ephemeral));
-    let (candidates, _lease) = match start::ensure(candidates, &flags.private, &Network::Host.into(), env, ui)
-    {
-        Ok(started) => started,
+    let named: Vec<_> = candidates.iter().map(|c| (c.address.clone(), c.named_by)).collect();
+    let dialled = start::dial(candidates, tls.as_ref(), &flags.private, &Network::Host.into(), env, ui);
+    let (connection, lease) = match dialled {
+        Ok(dialled) => dialled,
         Err(failure) => {
             let checks = vec![Check::failure(About::Builder, "builder", failure)];
             return Ok(Reached { checks, connection: None });
         }
     };
-    let Connection { stream, relay, program, address, .. } =
-        match dial::dial(&candidates, tls.as_ref(), env, ui) {
-            Ok(connection) => connection,
-            Err(failure) => {
-                let checks = vec![Check::failure(About::Builder, "builder", failure)];
-                return Ok(Reached { checks, connection: None });
-            }
-        };
-    let named_by =
-        candidates.iter().find(|c| c.address == address).map_or("an earlier answer", |c| c.named_by);
+    let Connection { stream, relay, program, address, .. } = connection;
+    let private = lease.is_some();
+    let named_by = match named.iter().find(|(named, _)| *named == address || private && named.is_private()) {
+        Some((_, named_by)) => named_by,
+        None if private => "nobody, there being no other",
+        None => "an earlier answer",
+    };
     let found = format!("connected to {address}, named by {named_by}");
     let trust = if private {
         Check::ok(About::Builder, TRUST, "ktl runs it itself, in a jail of its own")
