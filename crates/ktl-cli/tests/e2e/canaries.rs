@@ -22,19 +22,19 @@ use crate::ktl::{Ran, is_root};
 use crate::private::{PlainUser, Private};
 
 /// In each canary that can be read.
-const SONG: &str = "canary-song-4f1d";
+pub const SONG: &str = "canary-song-4f1d";
 const STEPS: &str = "FROM scratch\nCOPY probe canaries /\n\
                      RUN [\"/probe\", \"--ignored\", \"--exact\", \"canaries::the_step\", \"--nocapture\"]\n";
 
 /// How to get at a canary; a word in the list that the step reads.
 type Way = &'static str;
 
-struct Canary {
+pub struct Canary {
     name: &'static str,
     way: Way,
     target: String,
     /// A plain daemon's steps get there: they are on the host's network.
-    shared: bool,
+    pub shared: bool,
     cage: Cage,
 }
 
@@ -64,7 +64,7 @@ impl Cage {
 }
 
 /// All of them, for as long as this lives.
-struct Aviary {
+pub struct Aviary {
     canaries: Vec<Canary>,
     bird: Child,
     /// Outside of directories that go by themselves.
@@ -74,7 +74,7 @@ struct Aviary {
 impl Aviary {
     /// `home` and `dir` are of the user's who builds, `state` is where his private builders are; `place` is the one that is
     /// going to be used.
-    fn new(home: &Path, dir: &Path, state: &Path, place: &str) -> Aviary {
+    pub fn new(home: &Path, dir: &Path, state: &Path, place: &str) -> Aviary {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let id = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let dir = &dir.join(&id);
@@ -187,13 +187,13 @@ impl Aviary {
         self.add(name, "file", path.display().to_string(), false, Cage::File(path));
     }
 
-    fn list(&self) -> String {
+    pub fn list(&self) -> String {
         let line = |canary: &Canary| format!("{}\t{}\t{}\n", canary.name, canary.way, canary.target);
         self.canaries.iter().map(line).collect()
     }
 
     /// What a run says it has reached must be this, and nothing that is not among it may have been touched.
-    fn assert_reached(&self, ran: &Ran, expected: impl Fn(&Canary) -> bool) {
+    pub fn assert_reached(&self, ran: &Ran, expected: impl Fn(&Canary) -> bool) {
         for canary in &self.canaries {
             let said = |what: &str| {
                 let line = format!("{what} <{}>", canary.name);

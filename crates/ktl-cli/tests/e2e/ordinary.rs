@@ -2,9 +2,12 @@
 //! to say about it: a wall that cries at every cat is soon taken down.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::ktl::{PARTS, Ran, World};
+use xtask::parts::{DockerEngine, ScratchDir};
+
+use crate::ktl::{PARTS, Ran, World, is_root};
 
 /// A Dockerfile with the files around it, paths relative to the world's directory.
 struct Case {
@@ -108,7 +111,58 @@ const CASES: &[Case] = &[
         .with(&[("ctx/keyboard.js", ""), ("ctx/monkey", "ook"), ("ctx/tokenizer.py", ""), ("ctx/keys.json", "{\"enter\":13}"), ("ctx/service.json", "{\"name\":\"a\"}"), ("ctx/README.md", "-----BEGIN PRIVATE KEY-----\n…\n"), ("ctx/apt-key.gpg", "\u{99}\u{1}\r")]),
 ];
 
-fn build(case: &Case) -> Ran {
+/// A builder, as ktl and buildx are told of it.
+struct Builder {
+    name: String,
+    /// For both: where an Engine listens, or where buildx keeps the builder.
+    environment: Vec<(&'static str, PathBuf)>,
+    /// For ktl, where there is no Engine.
+    address: Option<String>,
+    /// What the builder's steps need.
+    steps: &'static [&'static str],
+}
+
+impl Builder {
+    fn engine(name: &str, engine: &DockerEngine) -> Builder {
+        let environment = vec![("DOCKER_HOST", PathBuf::from(engine.host()))];
+        // The Engines of the tests have no bridge.
+        Builder { name: name.to_owned(), environment, address: None, steps: &["--network", "none"] }
+    }
+
+    /// A buildkitd that somebody else has started.
+    fn daemon(address: &str, config: &Path) -> Builder {
+        let mut create = Command::new(xtask::tools::buildx().unwrap());
+        create
+            .args(["create", "--name", "ordinary", "--driver", "remote", address])
+            .env("BUILDX_CONFIG", config);
+        Ran::of(create.output().unwrap()).ok();
+        let environment =
+            vec![("BUILDX_CONFIG", config.to_owned()), ("BUILDX_BUILDER", PathBuf::from("ordinary"))];
+        Builder { name: address.to_owned(), environment, address: Some(address.to_owned()), steps: &[] }
+    }
+
+    fn ktl(&self, world: &World) -> Command {
+        let mut command = world.command();
+        command.env_remove("KTL_BUILDER").envs(self.environment.iter().cloned());
+        command.envs(self.address.iter().map(|address| ("KTL_BUILDER", address)));
+        command
+    }
+
+    fn buildx(&self, world: &World) -> Command {
+        let mut command = world.buildx();
+        command
+            .env_remove("BUILDX_CONFIG")
+            .env_remove("BUILDX_BUILDER")
+            .envs(self.environment.iter().cloned());
+        command
+    }
+}
+
+fn arguments(case: &Case) -> Vec<String> {
+    case.args.iter().map(|arg| arg.replace("BUSYBOX", &PARTS.busybox)).collect()
+}
+
+fn world_of(case: &Case) -> World {
     let world = World::with_dockerfile(case.dockerfile);
     for (path, content) in case.files {
         world.write(path, content.replace("BUSYBOX", &PARTS.busybox));
@@ -120,19 +174,71 @@ fn build(case: &Case) -> Ran {
     }
     // A context is often a checkout that somebody has copied with links of his own.
     fs::hard_link(world.path("ctx/Dockerfile"), world.path("ctx/Containerfile")).unwrap();
-    let args: Vec<String> = case.args.iter().map(|arg| arg.replace("BUSYBOX", &PARTS.busybox)).collect();
-    world.build(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    world
+}
+
+/// A build that succeeds, and of which no rule has anything to say.
+#[track_caller]
+pub fn alarms_nobody(name: &str, ran: &Ran) {
+    assert_eq!(ran.code, Some(0), "{name}:\n{}", ran.stderr);
+    for word in ["[guard]", "refused", "asked for secrets", "have lost their", "WARNING", "[audit]"] {
+        assert!(!ran.stderr.contains(word), "{name}: {word:?} in\n{}", ran.stderr);
+    }
 }
 
 #[test]
 fn ordinary_builds_alarm_nobody() {
     assert!(CASES.len() >= 30);
     for case in CASES {
-        let ran = build(case);
-        let name = case.name;
-        assert_eq!(ran.code, Some(0), "{name}:\n{}", ran.stderr);
-        for word in ["[guard]", "refused", "asked for secrets", "have lost their", "WARNING", "[audit]"] {
-            assert!(!ran.stderr.contains(word), "{name}: {word:?} in\n{}", ran.stderr);
+        let world = world_of(case);
+        let args = arguments(case);
+        let ran = world.build(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        alarms_nobody(case.name, &ran);
+    }
+}
+
+/// What an older builder cannot do it can do for nobody: a build fails only where buildx's fails as well.
+fn builds_what_buildx_builds(builder: &Builder, at_least: usize) {
+    let mut built = 0;
+    for case in CASES {
+        let name = format!("{} on {}", case.name, builder.name);
+        let world = world_of(case);
+        let args = arguments(case);
+        let ran = world.run(builder.ktl(&world).args(["build", "ctx"]).args(builder.steps).args(&args));
+        if ran.code == Some(0) {
+            built += 1;
+            alarms_nobody(&name, &ran);
+            continue;
         }
+        let buildx = world.run(builder.buildx(&world).args(["build", "ctx"]).args(builder.steps).args(&args));
+        assert_ne!(buildx.code, Some(0), "buildx builds {name}, ktl does not:\n{}", ran.stderr);
+        eprintln!("{name}: neither ktl nor buildx builds it");
+    }
+    assert!(built >= at_least, "{} has built {built} of {}", builder.name, CASES.len());
+}
+
+#[test]
+fn ordinary_builds_on_docker_engines() {
+    if !is_root("a Docker Engine") {
+        return;
+    }
+    let scratch = ScratchDir::new("ordinary").unwrap();
+    let old = DockerEngine::start(&scratch.join("old")).unwrap();
+    builds_what_buildx_builds(&Builder::engine("the old Engine", &old), 20);
+    drop(old);
+    let new = DockerEngine::start_new(&scratch.join("new")).unwrap();
+    builds_what_buildx_builds(&Builder::engine("the new Engine", &new), 30);
+}
+
+/// `KTL_TEST_BUILDERS` names daemons of other versions, parted by commas, that somebody has started (CONTRIBUTING.md).
+#[test]
+fn ordinary_builds_on_given_daemons() {
+    let Some(addresses) = xtask::workspace::variable("KTL_TEST_BUILDERS") else {
+        return eprintln!("skipped: KTL_TEST_BUILDERS names no daemons");
+    };
+    let config = tempfile::tempdir().unwrap();
+    for (number, address) in addresses.to_str().unwrap().split(',').enumerate() {
+        let config = config.path().join(number.to_string());
+        builds_what_buildx_builds(&Builder::daemon(address, &config), 25);
     }
 }
