@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use xtask::parts::{ScratchDir, Sshd, User};
 
+use crate::host_tools::bring;
 use crate::inputs::git;
 use crate::ktl::{World, is_root};
 use crate::ordinary::alarms_nobody;
@@ -39,18 +40,6 @@ impl Drop for Agent {
     }
 }
 
-/// This machine's program with the libraries that it loads, below `root`, for an image that has none.
-fn give(root: &Path, program: &str) {
-    let listed = Command::new("ldd").arg(program).output().unwrap();
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
-    for file in libraries.chain([program]) {
-        let target = root.join(file.trim_start_matches('/'));
-        fs::create_dir_all(target.parent().unwrap()).unwrap();
-        fs::copy(file, target).unwrap();
-    }
-}
-
 #[test]
 fn a_repository_behind_ssh() {
     if !is_root("a server with a user of its own") {
@@ -79,9 +68,8 @@ fn a_repository_behind_ssh() {
          FROM BUSYBOX AS cloned\nCOPY root /\nRUN --mount=type=ssh git clone -q {url} /clone\n\
          FROM scratch\nCOPY --from=fetched /added /added\nCOPY --from=cloned /clone/file /cloned/\n"
     ));
-    for program in ["/usr/bin/git", "/usr/bin/ssh"] {
-        give(&world.path("ctx/root"), program);
-    }
+    let tools: Vec<PathBuf> = ["git", "ssh"].into_iter().filter_map(xtask::tools::on_path).collect();
+    bring(&world.path("ctx/root"), &tools);
     world.write("ctx/root/etc/passwd", "root:x:0:0::/root:/bin/sh\n");
     let known = format!("[127.0.0.1]:{} {}", sshd.port(), sshd.host_key().unwrap());
     world.write("ctx/root/etc/ssh/ssh_known_hosts", known);
