@@ -6,12 +6,11 @@
 use std::time::Duration;
 
 use prost::Message as _;
-use tonic::Status;
 
 use crate::client::{self, Client};
 use crate::error::BuildError;
 use crate::failure;
-use crate::gateway::{bridge, refusal, within};
+use crate::gateway::{beside, file_of};
 use crate::identity;
 use crate::proto::moby::buildkit::v1 as control;
 use crate::proto::moby::buildkit::v1::frontend as wire;
@@ -36,49 +35,18 @@ pub async fn download(
         internal: true,
         ..control::SolveRequest::default()
     };
-    let mut control = client.control();
-    let both = async {
-        let mut driven = std::pin::pin!(drive(client, &reference, url, limit));
-        tokio::select! {
-            biased;
-            answer = &mut driven => answer,
-            // One that fails says why. One that ends well may do so before the return of its result has been answered.
-            solved = control.solve(request) => {
-                solved?;
-                driven.await
-            }
-        }
-    };
-    client.ask(DURING, patience, both).await?.map_err(|status| match client::is_broken(&status) {
-        true => client::lost(DURING, &status),
-        false => BuildError::Solve(Box::new(failure::read(&status))),
-    })
-}
-
-async fn drive(client: &Client, reference: &str, url: &str, limit: u32) -> Result<Vec<u8>, Status> {
-    let mut bridge = bridge(client);
-    // The daemon waits a while for the solve to begin.
-    bridge.ping(within(reference, wire::PingRequest {})?).await?;
     let source = wire::SolveRequest {
         definition: Some(definition(url)),
         allow_result_return: true,
         allow_result_array_ref: true,
         ..wire::SolveRequest::default()
     };
-    let read = async {
-        let reply = bridge.solve(within(reference, source)?).await?.into_inner();
-        let Some(wire::result::Result::Ref(result)) = reply.result.and_then(|result| result.result) else {
-            return Err(Status::internal("the download has no result"));
-        };
-        let range = wire::FileRange { offset: 0, length: i64::from(limit) };
-        let file = wire::ReadFileRequest { r#ref: result.id, file_path: NAME.to_owned(), range: Some(range) };
-        Ok(bridge.read_file(within(reference, file)?).await?.into_inner().data.to_vec())
-    };
-    let answer = read.await;
-    let error = answer.as_ref().err().map(refusal);
-    let end = wire::ReturnRequest { result: error.is_none().then(wire::Result::default), error };
-    bridge.r#return(within(reference, end)?).await?;
-    let mut bytes = answer?;
+    let both = beside(client, request, file_of(client, &reference, source, NAME, limit.into()));
+    let mut bytes =
+        client.ask(DURING, patience, both).await?.map_err(|status| match client::is_broken(&status) {
+            true => client::lost(DURING, &status),
+            false => BuildError::Solve(Box::new(failure::read(&status))),
+        })?;
     bytes.truncate(limit as usize);
     Ok(bytes)
 }

@@ -84,6 +84,52 @@ pub(crate) async fn capabilities(client: &Client, limit: Duration) -> Result<BTr
     Ok(caps.into_iter().filter(|cap| cap.enabled).map(|cap| cap.id).collect())
 }
 
+/// Holds `driven` beside the solve that it drives, and gives its answer.
+pub(crate) async fn beside<T>(
+    client: &Client,
+    request: control::SolveRequest,
+    driven: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let mut control = client.control();
+    let mut driven = std::pin::pin!(driven);
+    tokio::select! {
+        biased;
+        answer = &mut driven => answer,
+        // One that fails says why. One that ends well may do so before the return of its result has been answered.
+        solved = control.solve(request) => {
+            solved?;
+            driven.await
+        }
+    }
+}
+
+/// Drives a solve that has `source` built, and gives the first `length` bytes of the file at `path` in what came of it.
+pub(crate) async fn file_of(
+    client: &Client,
+    reference: &str,
+    source: wire::SolveRequest,
+    path: &str,
+    length: i64,
+) -> Result<Vec<u8>, Status> {
+    let mut bridge = bridge(client);
+    // The daemon waits a while for the solve to begin.
+    bridge.ping(within(reference, wire::PingRequest {})?).await?;
+    let read = async {
+        let reply = bridge.solve(within(reference, source)?).await?.into_inner();
+        let Some(wire::result::Result::Ref(result)) = reply.result.and_then(|result| result.result) else {
+            return Err(Status::internal("the solve has no result"));
+        };
+        let range = wire::FileRange { offset: 0, length };
+        let file = wire::ReadFileRequest { r#ref: result.id, file_path: path.to_owned(), range: Some(range) };
+        Ok(bridge.read_file(within(reference, file)?).await?.into_inner().data.to_vec())
+    };
+    let answer = read.await;
+    let error = answer.as_ref().err().map(refusal);
+    let end = wire::ReturnRequest { result: error.is_none().then(wire::Result::default), error };
+    bridge.r#return(within(reference, end)?).await?;
+    answer
+}
+
 /// What is returned in the place of a result that there is not.
 pub(crate) fn refusal(status: &Status) -> rpc::Status {
     rpc::Status { code: status.code().into(), message: status.message().to_owned(), details: Vec::new() }

@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
-use tonic::Status;
 
 use crate::client::{self, Client};
 use crate::context::LocalDir;
 use crate::digest::Digest;
 use crate::error::BuildError;
 use crate::failure;
-use crate::gateway::{bridge, refusal, within};
+use crate::gateway::{beside, file_of};
 use crate::identity;
 use crate::platform::Platform;
 use crate::proto::moby::buildkit::v1 as control;
@@ -115,36 +114,6 @@ pub async fn run(
         ..control::SolveRequest::default()
     };
     let definition = definition(trial, &own);
-    let mut control = client.control();
-    let both = async {
-        let mut driven = std::pin::pin!(drive(client, &reference, definition, trial.answer));
-        tokio::select! {
-            biased;
-            answer = &mut driven => answer,
-            // One that fails says why. One that ends well may do so before the return of its result has been answered.
-            solved = control.solve(request) => {
-                solved?;
-                driven.await
-            }
-        }
-    };
-    let answer = client.ask(DURING, limit, both).await;
-    attached.close();
-    answer?.map_err(|status| match client::is_broken(&status) {
-        true => client::lost(DURING, &status),
-        false => BuildError::Solve(Box::new(failure::read(&status))),
-    })
-}
-
-async fn drive(
-    client: &Client,
-    reference: &str,
-    definition: pb::Definition,
-    answer: &str,
-) -> Result<Vec<u8>, Status> {
-    let mut bridge = bridge(client);
-    // The daemon waits a while for the solve to begin.
-    bridge.ping(within(reference, wire::PingRequest {})?).await?;
     let step = wire::SolveRequest {
         definition: Some(definition),
         allow_result_return: true,
@@ -152,21 +121,13 @@ async fn drive(
         evaluate: true,
         ..wire::SolveRequest::default()
     };
-    let read = async {
-        let reply = bridge.solve(within(reference, step)?).await?.into_inner();
-        let Some(wire::result::Result::Ref(result)) = reply.result.and_then(|result| result.result) else {
-            return Err(Status::internal("the step has no result"));
-        };
-        let range = wire::FileRange { offset: 0, length: MAX_ANSWER };
-        let file =
-            wire::ReadFileRequest { r#ref: result.id, file_path: answer.to_owned(), range: Some(range) };
-        Ok(bridge.read_file(within(reference, file)?).await?.into_inner().data.to_vec())
-    };
-    let answer = read.await;
-    let error = answer.as_ref().err().map(refusal);
-    let end = wire::ReturnRequest { result: error.is_none().then(wire::Result::default), error };
-    bridge.r#return(within(reference, end)?).await?;
-    answer
+    let both = beside(client, request, file_of(client, &reference, step, trial.answer, MAX_ANSWER));
+    let answer = client.ask(DURING, limit, both).await;
+    attached.close();
+    answer?.map_err(|status| match client::is_broken(&status) {
+        true => client::lost(DURING, &status),
+        false => BuildError::Solve(Box::new(failure::read(&status))),
+    })
 }
 
 /// The directory as a root, the program in it, and the root after it as the result.
